@@ -1,0 +1,169 @@
+//! What the Raft log holds, and what applying it yields.
+//!
+//! Invariant: a command is self-contained. The leader fills in stamps, random ids and defaults
+//! before proposing, so that apply reads no clock and no random source. Variants are only ever
+//! appended; a released payload is never edited.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{LogIndex, Name, NodeId, SessionId};
+use crate::row::{CheckV1, NodeV1, ServiceV1, SessionV1};
+
+/// Makes a retried write apply once.
+///
+/// The state keeps, per origin, the outcomes at or above `oldest_open` (at most
+/// [`OPEN_RETRIES_MAX`]), and forgets an origin after 60 s of cluster time without a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryV1 {
+    /// Boot id of the process that accepted the client's request.
+    pub origin: NodeId,
+    /// Counts up from 1 within the origin.
+    pub seq: u64,
+    /// Lowest `seq` of the origin that is still unanswered.
+    pub oldest_open: u64,
+}
+
+/// Writes that one origin may have under way; beyond that it answers 429.
+pub const OPEN_RETRIES_MAX: usize = 4_096;
+
+/// One log entry: a command, and who asked for it when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvelopeV1 {
+    /// `default` until there are others; first part of every table's key.
+    pub namespace: Name,
+    /// Set for writes that came from a client.
+    pub retry: Option<RetryV1>,
+    /// Who asked (accessor of a token, name of a duty); empty when anonymous.
+    pub actor: Name,
+    /// Why, when the client gave a reason; for history and audit.
+    pub reason: Name,
+    /// Cluster time in milliseconds, stamped by the leader. Never goes back.
+    pub cluster_time_ms: u64,
+    /// Wall clock of the leader, Unix milliseconds. For display only.
+    pub wall_ms: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What the log can hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Register a node, services and checks of it: all or nothing, idempotent.
+    RegisterV1(RegisterV1),
+    /// Remove a check, a service, or a node with all that hangs on it.
+    DeregisterV1(DeregisterV1),
+    /// Write or delete keys.
+    KvV1(KvCommandV1),
+    /// Create a session.
+    SessionCreateV1(SessionV1),
+    /// End a session, with all effects.
+    SessionDestroyV1(SessionId),
+    /// Forget tombstones with an index at or below this one.
+    TombstoneReapV1(LogIndex),
+    /// Nothing, but carries the stamps: moves cluster time.
+    TickV1,
+}
+
+/// Body of [`Command::RegisterV1`]. Order of effects: node, services, checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterV1 {
+    /// The node; with `skip_node_update` only its name counts for a node that exists.
+    pub node: NodeV1,
+    /// Leave an existing node's record alone; a missing node is created.
+    pub skip_node_update: bool,
+    /// Services of the node.
+    pub services: Vec<ServiceV1>,
+    /// Checks of the node and its services.
+    pub checks: Vec<CheckV1>,
+}
+
+/// Body of [`Command::DeregisterV1`]. The service wins over the check; with neither the node goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeregisterV1 {
+    /// Name of the node.
+    pub node: Name,
+    /// Service to remove.
+    pub service_id: Option<Name>,
+    /// Check to remove.
+    pub check_id: Option<Name>,
+}
+
+/// Body of [`Command::KvV1`]. Evolution of the fields: spec/http-api-2.md §1.7.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvCommandV1 {
+    /// Set without condition.
+    Set(KvPutV1),
+    /// Set if the key's modify index is this one; 0: if it does not exist.
+    Cas(KvPutV1, LogIndex),
+    /// Set and lock. `refuse_until_ms`: none; lock-delay is decided by apply on cluster time.
+    Lock(KvPutV1, SessionId),
+    /// Set and unlock, if the session holds it.
+    Unlock(KvPutV1, SessionId),
+    /// Delete one key; a missing one is success.
+    Delete(Bytes),
+    /// Delete if the modify index is this one; a missing key is success.
+    DeleteCas(Bytes, LogIndex),
+    /// Delete all keys with this prefix.
+    DeleteTree(Bytes),
+}
+
+/// A key, its new value and flags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvPutV1 {
+    /// Any bytes, not empty.
+    pub key: Bytes,
+    /// Any bytes.
+    pub value: Bytes,
+    /// Opaque to us.
+    pub flags: u64,
+}
+
+/// What applying a command yields, for the one who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done; nothing more to say.
+    Done,
+    /// A condition held (`true`) or did not.
+    Bool(bool),
+    /// Refused; nothing was changed.
+    Rejected(Rejection),
+}
+
+/// Why apply refused a command. The text is what Consul's clients look for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// A lock names a session that does not exist.
+    #[error("raft apply failed: invalid session \"{0}\"")]
+    InvalidSession(String),
+    /// A lock names no session.
+    #[error("raft apply failed: missing session")]
+    MissingSession,
+    /// A session names a node that does not exist.
+    #[error("apply failed: Missing node registration")]
+    SessionNode,
+    /// A session names a check that does not exist.
+    #[error("apply failed: Missing check '{0}' registration")]
+    SessionCheck(String),
+    /// A session names a check that is critical.
+    #[error("apply failed: Check '{0}' is in critical state")]
+    SessionCheckCritical(String),
+    /// A check names a service that is not on the node.
+    #[error("failed inserting check on node \"{node}\": Missing service registration")]
+    CheckService {
+        /// Name of the node.
+        node: String,
+    },
+    /// A name is held by another live node.
+    #[error("failed inserting node: {0}")]
+    Node(String),
+    /// The write may have been applied long ago; its origin has been forgotten since.
+    #[error("outcome unknown: the request's origin was forgotten; read before you write again")]
+    OutcomeUnknown,
+    /// The origin has too many writes under way.
+    #[error("rate limit exceeded, try again later or against a different server")]
+    TooManyOpen,
+    /// Anything else that apply refuses.
+    #[error("{0}")]
+    Other(String),
+}

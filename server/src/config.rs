@@ -1,0 +1,64 @@
+//! Settings of a server, already parsed, defaulted and checked by the binary.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::NodeId;
+
+/// Settings of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Identity, in Raft too.
+    pub node_id: NodeId,
+    /// Name of the node.
+    pub node_name: String,
+    /// Datacenter, lower case.
+    pub datacenter: String,
+    /// Where RPC listens.
+    pub rpc_bind: SocketAddr,
+    /// What the others are told to connect to.
+    pub rpc_advertise: SocketAddr,
+    /// Directory of all data; `None`: everything in memory (`-dev`).
+    pub data_dir: Option<PathBuf>,
+    /// How the first configuration comes about.
+    pub bootstrap: Bootstrap,
+    /// Scales all Raft times, 1 to 10.
+    pub raft_multiplier: u32,
+    /// Log entries after which a snapshot is taken.
+    pub raft_snapshot_threshold: u64,
+    /// How long a request may look for a leader.
+    pub rpc_hold_timeout: Duration,
+    /// Connections that one address may hold on the RPC port.
+    pub rpc_max_conns_per_client: usize,
+    /// Time a connection has for its handshake.
+    pub rpc_handshake_timeout: Duration,
+    /// Shortest TTL of a session.
+    pub session_ttl_min: Duration,
+    /// Largest value of a key, in bytes.
+    pub kv_value_bytes_max: usize,
+    /// Time that a leaving server goes on answering.
+    pub leave_drain_time: Duration,
+    /// How long failed members are remembered before their nodes are deregistered.
+    pub reconnect_timeout: Duration,
+    /// gRPC port that service `consul` announces; `None`: off.
+    pub grpc_port: Option<u16>,
+}
+
+/// How the first Raft configuration comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// This server alone, if it has no data yet.
+    Alone,
+    /// When this many servers with the same number are known. At least 2.
+    Expect(u32),
+    /// Never: wait to be added.
+    Wait,
+}
+
+impl Config {
+    /// The address that peers connect to.
+    pub fn advertise_ip(&self) -> IpAddr {
+        self.rpc_advertise.ip()
+    }
+}
