@@ -14,9 +14,13 @@
 //! | [`seam`] | the traits [`seam::Backend`] and [`seam::Cluster`] |
 //! | [`wire`] | the one codec of rows, commands and RPC |
 //! | [`duration`] | durations in Go's syntax, as every client writes them |
+//! | [`api`] | Consul's JSON: written from rows, read into rows |
+//! | [`filter`] | the language of `filter=` |
 
+pub mod api;
 pub mod command;
 pub mod duration;
+pub mod filter;
 pub mod id;
 pub mod row;
 pub mod rpc;

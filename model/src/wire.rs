@@ -26,6 +26,9 @@ pub enum Kind {
     AgentRecord = 7,
     /// Part of a connection's handshake.
     Handshake = 8,
+    /// What servers say to each other beside requests and Raft: before there is a cluster, and to
+    /// agree on a read index.
+    ServerMessage = 9,
 }
 
 /// Version of the encodings written by this release.

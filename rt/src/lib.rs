@@ -1,5 +1,5 @@
 //! What drivers run on: named tasks that are stopped and awaited ([`Tasks`]), time ([`Clock`]),
-//! seeded randomness ([`Rng`]), and the one way for a process to die at once ([`fatal`]).
+//! seeded randomness ([`Rng`]), and the one way for a process to die at once ([`fatal()`]).
 //!
 //! What it is not: it holds no rules of the product. Cores take the time and a random source as
 //! arguments; only drivers use this crate.
@@ -11,5 +11,5 @@ mod tasks;
 
 pub use clock::Clock;
 pub use fatal::{fatal, fatal_on_panic};
-pub use rng::Rng;
+pub use rng::{Rng, StdRng};
 pub use tasks::{Stopped, Tasks};

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::rngs::StdRng;
+/// What [`Rng::fork`] gives.
+pub use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng};
 
 /// A random source that can be cloned into every driver. All clones draw from one seeded stream,
