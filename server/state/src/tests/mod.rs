@@ -1,0 +1,13 @@
+//! Behaviour of the whole crate: tables of steps as a client would take them, and properties over
+//! random commands.
+
+mod catalog;
+mod fixture;
+mod indexes;
+mod kv;
+mod naive;
+mod properties;
+mod random;
+mod sessions;
+mod snapshots;
+mod wake;
