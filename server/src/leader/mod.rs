@@ -1,0 +1,137 @@
+//! What only the leader does: it begins when leadership is gained and ends when it is lost.
+//!
+//! What it is not: it answers nobody. It proposes commands and changes the Raft configuration.
+//!
+//! | module | what |
+//! |---|---|
+//! | `timers`, `expiry` | TTLs of sessions: core and driver |
+//! | `catalog`, `reconcile` | gossip's members into the catalog: core and driver |
+//! | `servers`, `membership` | gossip's servers into Raft: core and driver |
+//! | `upkeep` | tombstones and cluster time |
+
+mod catalog;
+mod expiry;
+mod membership;
+mod reconcile;
+mod servers;
+mod timers;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::command::{Command, Outcome};
+use model::rpc::RpcError;
+use model::seam::Cluster;
+use model::{LogIndex, Name};
+use rt::{Clock, Tasks};
+use tokio::time::{sleep, timeout};
+
+pub(crate) use self::servers::Shunned;
+pub(crate) use self::timers::SessionTimers;
+use crate::config::Config;
+use crate::consensus::{Consensus, Proposal};
+
+/// Pause before a new leader tries again to confirm that it leads.
+const BARRIER_PAUSE: Duration = Duration::from_millis(50);
+/// Time for the duties to end; each may be dropped at any await.
+const STOP_MAX: Duration = Duration::from_secs(1);
+/// Namespace of what the duties write.
+const NAMESPACE: &str = "default";
+
+/// What the endpoint and the duties share.
+#[derive(Debug, Default)]
+pub(crate) struct Duties {
+    /// TTL timers of sessions.
+    pub(crate) timers: SessionTimers,
+    /// Servers that were removed on order and are not to be added again at once.
+    pub(crate) shunned: Shunned,
+}
+
+/// What the duties stand on.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) consensus: Arc<dyn Consensus>,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) duties: Arc<Duties>,
+    pub(crate) clock: Clock,
+}
+
+/// Begins and ends the duties as leadership comes and goes.
+pub(crate) async fn run(context: Context, tasks: Tasks) {
+    let mut leadership = context.consensus.leadership();
+    let stop = tasks.token();
+    let mut current: Option<(u64, Tasks)> = None;
+    loop {
+        let now = *leadership.borrow_and_update();
+        let term = now.is_leader.then_some(now.term);
+        if current.as_ref().map(|(term, _)| *term) != term {
+            if let Some((term, duties)) = current.take() {
+                tracing::info!(term, "leadership lost: duties end");
+                let stopped = duties.stop_and_wait(STOP_MAX).await;
+                if !stopped.unfinished.is_empty() {
+                    tracing::warn!(unfinished = ?stopped.unfinished, "duties still running");
+                }
+                // They may have begun just now.
+                context.duties.timers.end();
+            }
+            if let Some(term) = term {
+                tracing::info!(term, "leadership gained: duties begin");
+                let duties = tasks.child();
+                duties.spawn_until_stop("leader duties", begin(context.clone(), duties.clone()));
+                current = Some((term, duties));
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            changed = leadership.changed() => if changed.is_err() { break },
+        }
+    }
+    if let Some((_, duties)) = current {
+        duties.stop_and_wait(STOP_MAX).await;
+        context.duties.timers.end();
+    }
+}
+
+/// Starts the duties once the leader has applied what it was elected with.
+async fn begin(context: Context, tasks: Tasks) {
+    while let Err(error) = context.consensus.read_index().await {
+        tracing::debug!(%error, "leader not ready for its duties");
+        sleep(BARRIER_PAUSE).await;
+    }
+    let sessions = context.consensus.state().sessions_with_ttl();
+    context.duties.timers.begin(&sessions, context.clock.now());
+    tasks.spawn_until_stop("session expiry", expiry::run(context.clone()));
+    tasks.spawn_until_stop("member reconcile", reconcile::run(context.clone()));
+    tasks.spawn_until_stop("server membership", membership::run(context.clone()));
+    tasks.spawn_until_stop("leader upkeep", upkeep::run(context));
+}
+
+impl Context {
+    /// Proposes on behalf of a duty.
+    async fn propose(
+        &self,
+        duty: &'static str,
+        command: Command,
+        limit: Duration,
+    ) -> Result<LogIndex, RpcError> {
+        let proposal = Proposal {
+            namespace: NAMESPACE.into(),
+            retry: None,
+            actor: Name::from(duty),
+            reason: Name::default(),
+            command,
+        };
+        let proposed = timeout(limit, self.consensus.propose(proposal)).await;
+        let late = || RpcError::Broken("not applied in time".to_owned());
+        match proposed.unwrap_or_else(|_| Err(late()))? {
+            (index, Outcome::Done | Outcome::Bool(_)) => Ok(index),
+            (_, Outcome::Rejected(rejection)) => Err(RpcError::Rejected(rejection)),
+        }
+    }
+}

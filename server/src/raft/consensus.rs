@@ -1,0 +1,181 @@
+//! The seam: [`Consensus`] on top of this room.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::command::Outcome;
+use model::rpc::{RaftServer, RpcError};
+use model::seam::BoxFuture;
+use model::{LogIndex, Name, NodeId};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{LinearizerOption, ReadPolicy, ServerState};
+use state::{Registry, State};
+use tokio::sync::watch;
+
+use super::errors;
+use super::machine::Published;
+use super::timing::Timing;
+use super::types::{RaftId, RaftNode};
+use super::{Core, Raft};
+use crate::consensus::{Consensus, Leadership, Proposal};
+
+/// Asks for a quorum's word as the option says, then waits until the state has it.
+async fn linearize(
+    core: Core,
+    option: LinearizerOption,
+    timing: Timing,
+) -> Result<LogIndex, RpcError> {
+    let option = option.with_wait_timeout(timing.read_timeout());
+    let linearizer = core.get_read_linearizer(option).await.map_err(errors::of_read)?;
+    let index = LogIndex(linearizer.read_log_id().index());
+    match linearizer.try_await_ready(&core, Some(timing.read_timeout())).await {
+        Ok(Ok(_)) => Ok(index),
+        Ok(Err(_)) => Err(RpcError::NotReady),
+        Err(fatal) => Err(errors::of_fatal(&fatal)),
+    }
+}
+
+async fn wait_applied(
+    published: Arc<Published>,
+    index: LogIndex,
+    limit: Duration,
+) -> Result<(), RpcError> {
+    let mut applied = published.watch_applied();
+    let reached = applied.wait_for(|id| id.map_or(0, |id| id.index) >= index.0);
+    match tokio::time::timeout(limit, reached).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(RpcError::Leaving),
+        Err(_) => Err(RpcError::NotReady),
+    }
+}
+
+impl Consensus for Raft {
+    fn state(&self) -> Arc<State> {
+        self.0.published.state()
+    }
+
+    fn registry(&self) -> &Arc<Registry> {
+        self.0.published.registry()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    fn last_contact_ms(&self) -> Option<u64> {
+        if self.0.core.is_leader() { Some(0) } else { self.0.contact.ago_ms() }
+    }
+
+    fn propose(
+        &self,
+        proposal: Proposal,
+    ) -> BoxFuture<'static, Result<(LogIndex, Outcome), RpcError>> {
+        if !self.0.core.is_leader() {
+            return Box::pin(std::future::ready(Err(RpcError::NoLeader)));
+        }
+        let proposer = self.0.proposer.clone();
+        Box::pin(async move { proposer.propose(proposal).await })
+    }
+
+    fn confirm_lease(&self) -> BoxFuture<'static, Result<(), RpcError>> {
+        let (core, timing) = (self.0.core.clone(), self.0.timing);
+        Box::pin(async move {
+            let option = LinearizerOption::new(Some(timing.lease()), true);
+            linearize(core, option, timing).await.map(|_| ())
+        })
+    }
+
+    fn read_index(&self) -> BoxFuture<'static, Result<LogIndex, RpcError>> {
+        let (core, timing) = (self.0.core.clone(), self.0.timing);
+        Box::pin(linearize(core, ReadPolicy::ReadIndex.into(), timing))
+    }
+
+    fn applied(&self, index: LogIndex) -> BoxFuture<'static, Result<(), RpcError>> {
+        let published = Arc::clone(&self.0.published);
+        Box::pin(wait_applied(published, index, self.0.timing.read_timeout()))
+    }
+
+    fn ready(&self) -> bool {
+        let applied = self.0.published.applied().map_or(0, |id| id.index);
+        let heard = self.0.contact.ago_ms().is_some() || self.0.core.is_leader();
+        heard && applied >= self.0.ready_at
+    }
+
+    fn configuration(&self) -> (u64, Vec<RaftServer>) {
+        self.0.servers()
+    }
+
+    fn add_server(
+        &self,
+        id: NodeId,
+        node: Name,
+        address: SocketAddr,
+    ) -> BoxFuture<'static, Result<(), RpcError>> {
+        let this = Arc::clone(&self.0);
+        Box::pin(async move { this.admit(id, node, address).await })
+    }
+
+    fn remove_server(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
+        let node = Arc::clone(&self.0);
+        Box::pin(async move { node.dismiss(id).await })
+    }
+
+    fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'static, Result<(), RpcError>> {
+        let node = Arc::clone(&self.0);
+        Box::pin(async move { node.hand_over(to).await })
+    }
+
+    fn pristine(&self) -> bool {
+        self.0.is_pristine()
+    }
+
+    fn initialize(
+        &self,
+        voters: Vec<(NodeId, Name, SocketAddr)>,
+    ) -> BoxFuture<'static, Result<(), RpcError>> {
+        let core = self.0.core.clone();
+        let voters: BTreeMap<RaftId, RaftNode> = voters
+            .into_iter()
+            .map(|(id, name, address)| (RaftId(id), RaftNode { name, address }))
+            .collect();
+        Box::pin(async move { core.initialize(voters).await.map_err(errors::of_initialize) })
+    }
+
+    fn stats(&self) -> Vec<(String, String)> {
+        let metrics = self.0.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let state = match metrics.state {
+            ServerState::Leader => "Leader",
+            ServerState::Candidate => "Candidate",
+            ServerState::Follower | ServerState::Learner => "Follower",
+            ServerState::Shutdown => "Shutdown",
+        };
+        let index = |id: Option<super::types::LogId>| id.map_or(0, |id| id.index).to_string();
+        let term =
+            |id: Option<super::types::LogId>| id.map_or(0, |id| id.leader_id.term).to_string();
+        let last_contact = match self.last_contact_ms() {
+            Some(0) => "0".to_owned(),
+            Some(ms) => format!("{ms}ms"),
+            None => "never".to_owned(),
+        };
+        let bounds = self.0.log.bounds();
+        let configuration = &metrics.membership_config;
+        let peers = configuration.voter_ids().filter(|id| *id != metrics.id).count();
+        let facts = [
+            ("applied_index", index(self.0.published.applied())),
+            ("commit_index", index(metrics.local_committed)),
+            ("last_contact", last_contact),
+            ("last_log_index", index(bounds.last_log_id)),
+            ("last_log_term", term(bounds.last_log_id)),
+            ("last_snapshot_index", index(metrics.snapshot)),
+            ("last_snapshot_term", term(metrics.snapshot)),
+            ("latest_configuration_index", index(*configuration.log_id())),
+            ("num_peers", peers.to_string()),
+            ("state", state.to_owned()),
+            ("term", metrics.current_term.to_string()),
+        ];
+        facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}

@@ -1,0 +1,255 @@
+//! What other servers ask of this one's Raft.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use model::rpc::RpcError;
+use model::seam::{BoxFuture, ByteStream};
+use net::{Channel, NetError, Peer, Role};
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse};
+use openraft::storage::Snapshot;
+use rt::Clock;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::errors;
+use super::log::Stepping;
+use super::machine::Machine;
+use super::mirror::{
+    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotOpenV1, StreamAppendedV1, TransferV1,
+    TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+};
+use super::snapshot::{Incoming, Shelf};
+use super::transport::method;
+use super::types::{SnapshotMeta, TypeConfig, Vote};
+
+/// When the leader was last heard.
+#[derive(Clone)]
+pub(crate) struct Contact {
+    clock: Clock,
+    start: Instant,
+    /// Milliseconds since start, plus one; 0: never.
+    heard: Arc<AtomicU64>,
+}
+
+impl Contact {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { start: clock.now(), clock, heard: Arc::default() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let since = self.clock.now().saturating_duration_since(self.start);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_max(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since; `None`: never.
+    pub(crate) fn ago_ms(&self) -> Option<u64> {
+        match self.heard.load(Ordering::Relaxed) {
+            0 => None,
+            heard => Some(self.now_ms().saturating_sub(heard)),
+        }
+    }
+}
+
+/// The asked side of this room.
+#[derive(Clone)]
+pub(crate) struct Inbound {
+    pub(crate) raft: Raft<TypeConfig, Machine>,
+    pub(crate) shelf: Shelf,
+    pub(crate) contact: Contact,
+    pub(crate) clock: Clock,
+    /// Votes are not given before: this server may have promised a leader its lease just before it
+    /// was restarted, and does not remember. `None`: it had nothing to forget.
+    pub(crate) mute_until: Option<Instant>,
+    pub(crate) stepping: Stepping,
+    /// Tells receptions of snapshots apart.
+    pub(crate) receptions: Arc<AtomicU64>,
+}
+
+impl Inbound {
+    /// Answers one call.
+    pub(crate) async fn call(self, method: u16, body: Bytes) -> Result<Bytes, NetError> {
+        match method {
+            method::VOTE | method::PRE_VOTE => {
+                let request: VoteRequestV1 = read(&body)?;
+                // A transfer of leadership is the old leader's own wish: it has given up its lease.
+                let transfer = openraft::raft::VoteRequest::from(request);
+                if !transfer.leadership_transfer && self.is_mute() {
+                    return Err(RpcError::NotReady.into());
+                }
+                let answer = if method == method::VOTE {
+                    self.raft.vote(transfer).await
+                } else {
+                    self.raft.pre_vote(transfer).await
+                };
+                let answer = answer.map_err(|error| refused(error.unwrap_fatal()))?;
+                Ok(message(&VoteResponseV1::from(&answer)))
+            }
+            method::APPEND => {
+                let request: AppendV1 = read(&body)?;
+                let request = convert::<_, AppendEntriesRequest<TypeConfig>>(request)?;
+                let answer = self.raft.append_entries(request).await;
+                let answer = answer.map_err(|error| refused(error.unwrap_fatal()))?;
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.contact.hear();
+                }
+                Ok(message(&AppendedV1::from(&answer)))
+            }
+            method::TRANSFER => {
+                let request: TransferV1 = read(&body)?;
+                let answer = self.raft.handle_transfer_leader(request.into()).await;
+                Ok(message(&TransferredV1::from(&answer.map_err(refused)?)))
+            }
+            method => Err(NetError::unknown_method(Channel::RaftControl, method)),
+        }
+    }
+
+    fn is_mute(&self) -> bool {
+        self.mute_until.is_some_and(|until| self.clock.now() < until)
+    }
+
+    /// Answers a stream of appends, in order.
+    pub(crate) fn append_stream(self, incoming: ByteStream) -> ByteStream {
+        // A message that is no append ends the input, and with it the stream: the leader sees that
+        // answers are missing and begins anew.
+        let requests = incoming
+            .map(|bytes| {
+                let request: AppendV1 = read_message(&bytes.ok()?).ok()?;
+                AppendEntriesRequest::<TypeConfig>::try_from(request).ok()
+            })
+            .take_while(|request| std::future::ready(request.is_some()))
+            .filter_map(std::future::ready);
+        let contact = self.contact;
+        let answers = self.raft.stream_append(requests).map(move |result| {
+            let result = result.map_err(|fatal| errors::of_fatal(&fatal))?;
+            let answer = StreamAppendedV1::from(&result);
+            if !matches!(answer, StreamAppendedV1::HigherVote(_)) {
+                contact.hear();
+            }
+            Ok(message(&answer))
+        });
+        Box::pin(answers)
+    }
+
+    /// Receives a snapshot, verifies it, installs it.
+    pub(crate) fn snapshot(self, first: Bytes, incoming: ByteStream) -> ByteStream {
+        Box::pin(stream::once(async move {
+            let installed = self.receive(first, incoming).await?;
+            Ok(message(&SnapshotInstalledV1::from(&installed)))
+        }))
+    }
+
+    async fn receive(
+        self,
+        first: Bytes,
+        mut incoming: ByteStream,
+    ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
+        let open: SnapshotOpenV1 = read(&first).map_err(RpcError::from)?;
+        let vote = Vote::from(open.vote);
+        let meta: SnapshotMeta = convert(open.meta).map_err(RpcError::from)?;
+        let ours = self.raft.metrics().borrow_watched().vote;
+        if ours > vote {
+            return Ok(SnapshotResponse::new(ours));
+        }
+        if meta.last_log_id.is_none_or(|last| last.leader_id.term > vote.leader_id.term) {
+            let text = "a snapshot that its sender cannot have".to_owned();
+            return Err(RpcError::Protocol(text));
+        }
+        let number = self.receptions.fetch_add(1, Ordering::Relaxed);
+        let shelf = self.shelf.clone();
+        let mut sink = self
+            .off(move || shelf.begin(open.bytes, &format!("received-{number}")))
+            .await?
+            .map_err(broken)?;
+        while let Some(block) = incoming.next().await {
+            let block = block?;
+            let pushed: Result<Incoming, _> =
+                self.off(move || sink.push(&block).map(|()| sink)).await?;
+            sink = pushed.map_err(broken)?;
+            // A snapshot can take longer than an election: its bytes are a sign of life.
+            self.contact.hear();
+        }
+        let shelf = self.shelf.clone();
+        let stored = self.off(move || shelf.verify(sink)).await?.map_err(broken)?;
+        if stored.meta != meta {
+            let text = "the snapshot is not the one that was announced".to_owned();
+            return Err(RpcError::Protocol(text));
+        }
+        let snapshot = Snapshot { meta, snapshot: stored };
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
+        installed.map_err(|fatal| errors::of_fatal(&fatal))
+    }
+
+    async fn off<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, RpcError> {
+        match self.stepping {
+            Stepping::Inline => Ok(work()),
+            Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
+        }
+    }
+}
+
+fn broken(cause: impl std::fmt::Display) -> RpcError {
+    RpcError::Broken(cause.to_string())
+}
+
+fn refused(fatal: openraft::errors::Fatal<TypeConfig>) -> NetError {
+    errors::of_fatal(&fatal).into()
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, NetError> {
+    read_message(body).map_err(|cause| RpcError::Protocol(cause.to_string()).into())
+}
+
+fn convert<A, B>(from: A) -> Result<B, NetError>
+where
+    A: TryInto<B>,
+    A::Error: std::fmt::Display,
+{
+    from.try_into().map_err(|cause| RpcError::Protocol(cause.to_string()).into())
+}
+
+impl net::Handler for Inbound {
+    fn call(
+        &self,
+        peer: &Peer,
+        channel: Channel,
+        method: u16,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, NetError>> {
+        if peer.role != Role::Server || channel != Channel::RaftControl {
+            return Box::pin(std::future::ready(Err(NetError::unknown_method(channel, method))));
+        }
+        Box::pin(self.clone().call(method, body))
+    }
+
+    fn stream(
+        &self,
+        peer: &Peer,
+        channel: Channel,
+        method: u16,
+        first: Bytes,
+        incoming: ByteStream,
+    ) -> BoxFuture<'static, Result<ByteStream, NetError>> {
+        let answers = match (peer.role, channel, method) {
+            (Role::Server, Channel::RaftLog, method::APPEND_STREAM) => {
+                Ok(self.clone().append_stream(incoming))
+            }
+            (Role::Server, Channel::Snapshot, method::SNAPSHOT) => {
+                Ok(self.clone().snapshot(first, incoming))
+            }
+            (_, channel, method) => Err(NetError::unknown_method(channel, method)),
+        };
+        Box::pin(std::future::ready(answers))
+    }
+}

@@ -1,0 +1,199 @@
+//! Who belongs to the cluster: servers are added as learners, become voters when they have caught
+//! up, change addresses, are removed, and hand leadership over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use model::command::Rejection;
+use model::rpc::{RaftServer, RpcError};
+use model::{Name, NodeId};
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
+
+use super::Node;
+use super::errors;
+use super::types::{RaftId, RaftNode};
+
+/// Entries by which a learner may lag and still become a voter.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+/// Time that a learner has to catch up; it stays a learner and may be tried again.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Time that one change may take until it is committed, with those before it.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two tries of a change that another one holds up.
+const RETRY_CHANGE: Duration = Duration::from_millis(20);
+
+/// Time in which a leader must be replaced when it hands over.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn rejected(text: String) -> RpcError {
+    RpcError::Rejected(Rejection::Other(text))
+}
+
+impl Node {
+    /// Servers of the configuration and the index of its entry.
+    pub(super) fn servers(&self) -> (u64, Vec<RaftServer>) {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let configuration = &metrics.membership_config;
+        let voters: BTreeSet<RaftId> = configuration.voter_ids().collect();
+        let leader = self.leadership.borrow().leader.map(|(id, _)| id);
+        let replicated = |id: &RaftId| {
+            if *id == metrics.id {
+                return metrics.last_log_index;
+            }
+            let matched = metrics.replication.as_ref()?.get(id)?.as_ref()?;
+            Some(matched.index)
+        };
+        let servers = configuration.nodes().map(|(id, node)| RaftServer {
+            id: id.0,
+            node: node.name.clone(),
+            address: node.address.to_string().into(),
+            leader: leader == Some(id.0),
+            voter: voters.contains(id),
+            last_index: replicated(id).unwrap_or(0),
+        });
+        let index = configuration.log_id().map_or(0, |id| id.index);
+        (index, servers.collect())
+    }
+
+    fn must_lead(&self) -> Result<(), RpcError> {
+        if self.core.is_leader() { Ok(()) } else { Err(RpcError::NoLeader) }
+    }
+
+    /// Applies one change and waits until it is committed. While the one before it, or a fresh
+    /// leader's first entry, is not committed yet, it is tried again.
+    async fn change(&self, change: ChangeMembers<RaftId, RaftNode>) -> Result<(), RpcError> {
+        let retain = !matches!(change, ChangeMembers::RemoveVoters(_));
+        let tries = async {
+            loop {
+                let changed = self.core.change_membership(change.clone(), retain).await;
+                match changed.map_err(errors::of_change) {
+                    Err(RpcError::NotReady) => tokio::time::sleep(RETRY_CHANGE).await,
+                    changed => return changed.map(|_| ()),
+                }
+            }
+        };
+        tokio::time::timeout(CHANGE_TIMEOUT, tries).await.unwrap_or(Err(RpcError::NotReady))
+    }
+
+    /// See [`crate::consensus::Consensus::add_server`].
+    pub(super) async fn admit(
+        &self,
+        id: NodeId,
+        name: Name,
+        address: SocketAddr,
+    ) -> Result<(), RpcError> {
+        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        self.must_lead()?;
+        let id = RaftId(id);
+        let node = RaftNode { name, address };
+        let (known, voter) = {
+            let metrics = self.core.metrics();
+            let metrics = metrics.borrow_watched();
+            let configuration = &metrics.membership_config;
+            let voter = configuration.voter_ids().any(|voter| voter == id);
+            (configuration.get_node(&id).cloned(), voter)
+        };
+        match known {
+            Some(known) if known == node => {}
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)]))).await?,
+            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, node)]))).await?,
+        }
+        if voter {
+            return Ok(());
+        }
+        self.caught_up(id).await?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+    }
+
+    /// Waits until a learner's log is close to ours.
+    async fn caught_up(&self, id: RaftId) -> Result<(), RpcError> {
+        let mut metrics = self.core.metrics();
+        let wait = async {
+            loop {
+                {
+                    let metrics = metrics.borrow_and_update();
+                    let Some(replication) = &metrics.replication else {
+                        return Err(RpcError::NoLeader);
+                    };
+                    let last = metrics.last_log_index.unwrap_or(0);
+                    let matched = replication.get(&id).copied().flatten();
+                    if matched.is_some_and(|at| at.index + CAUGHT_UP_ENTRIES >= last) {
+                        return Ok(());
+                    }
+                }
+                metrics.changed().await.map_err(|_| RpcError::Leaving)?;
+            }
+        };
+        let late = || rejected(format!("server {id} has not caught up; it stays a learner"));
+        tokio::time::timeout(CATCH_UP_TIMEOUT, wait).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// See [`crate::consensus::Consensus::remove_server`].
+    pub(super) async fn dismiss(&self, id: NodeId) -> Result<(), RpcError> {
+        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        self.must_lead()?;
+        let id = RaftId(id);
+        let (known, voter) = {
+            let metrics = self.core.metrics();
+            let metrics = metrics.borrow_watched();
+            let configuration = &metrics.membership_config;
+            let voter = configuration.voter_ids().any(|voter| voter == id);
+            (configuration.get_node(&id).is_some(), voter)
+        };
+        let gone = BTreeSet::from([id]);
+        match (known, voter) {
+            (false, _) => Ok(()),
+            (true, true) => self.change(ChangeMembers::RemoveVoters(gone)).await,
+            (true, false) => self.change(ChangeMembers::RemoveNodes(gone)).await,
+        }
+    }
+
+    /// See [`crate::consensus::Consensus::transfer`].
+    pub(super) async fn hand_over(&self, to: Option<NodeId>) -> Result<(), RpcError> {
+        self.must_lead()?;
+        let to = match to {
+            Some(to) => self.voter(RaftId(to))?,
+            None => self.successor()?,
+        };
+        let mut metrics = self.core.metrics();
+        self.core.trigger().transfer_leader(to).await.map_err(|e| errors::of_fatal(&e))?;
+        let us = RaftId(self.config.node_id);
+        let replaced = async {
+            loop {
+                let leader = metrics.borrow_and_update().current_leader;
+                if leader.is_some_and(|leader| leader != us) {
+                    return Ok(());
+                }
+                metrics.changed().await.map_err(|_| RpcError::Leaving)?;
+            }
+        };
+        let late = || RpcError::Broken(format!("server {to} did not take over leadership in time"));
+        tokio::time::timeout(TRANSFER_TIMEOUT, replaced).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn voter(&self, id: RaftId) -> Result<RaftId, RpcError> {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        if id != metrics.id && metrics.membership_config.voter_ids().any(|voter| voter == id) {
+            return Ok(id);
+        }
+        Err(rejected(format!("server {id} is not another voter of this cluster")))
+    }
+
+    /// The other voter whose log is closest to ours.
+    fn successor(&self) -> Result<RaftId, RpcError> {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = |id: &RaftId| metrics.replication.as_ref()?.get(id).copied().flatten();
+        let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+        others
+            .max_by_key(matched)
+            .ok_or_else(|| rejected("there is no other voter to take over leadership".to_owned()))
+    }
+}

@@ -1,0 +1,261 @@
+//! Raft: openraft behind [`Consensus`](crate::consensus::Consensus), its log in redb, its snapshots, its network.
+//!
+//! What it is not: it decides nothing about commands (crate `state`), asks nobody for permission
+//! (room `endpoint`) and knows no duty of a leader (room `leader`). Formats: this folder's README.
+//!
+//! | module | what |
+//! |---|---|
+//! | `types`, `mirror` | openraft's types as filled in here; our own forms of them for disk and wire |
+//! | `log/` | the log store: memory tail, one writer thread, witness of the last commit |
+//! | `snapshot/` | the snapshot format and the shelf |
+//! | `machine` | apply, publish, wake, answer |
+//! | `proposer` | admission by bytes, the leader's stamps |
+//! | `transport`, `network`, `inbound` | messages out and in |
+//! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
+//! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
+//! | `membership` | who belongs |
+//! | `consensus` | the seam to the rest of the server |
+
+mod consensus;
+mod errors;
+mod fault;
+mod inbound;
+mod leadership;
+mod log;
+mod machine;
+mod membership;
+mod mirror;
+mod network;
+mod policy;
+mod proposer;
+mod snapshot;
+mod timing;
+mod transport;
+mod types;
+mod upkeep;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use model::{Name, NodeId};
+use net::Pool;
+use openraft::async_runtime::WatchReceiver as _;
+use rt::{Clock, Rng, Tasks};
+use tokio::sync::{Semaphore, watch};
+
+use self::fault::OnFault;
+pub use self::fault::StartError;
+use self::inbound::{Contact, Inbound};
+use self::log::{Disk, LogHandle, LogStore, Stepping};
+use self::machine::{Machine, Published};
+use self::network::{Addresses, Network};
+use self::proposer::{Proposer, Stamping};
+use self::snapshot::Shelf;
+use self::timing::Timing;
+use self::transport::Transport;
+use self::types::{RaftId, TypeConfig};
+use crate::consensus::Leadership;
+
+type Core = openraft::Raft<TypeConfig, Machine>;
+
+/// Settings of this room.
+#[derive(Debug, Clone)]
+pub struct RaftConfig {
+    /// Identity of this server.
+    pub node_id: NodeId,
+    /// Name of its node.
+    pub node_name: Name,
+    /// Where the others reach it.
+    pub advertise: SocketAddr,
+    /// Directory of all data; `None`: memory.
+    pub data_dir: Option<PathBuf>,
+    /// Scales all times, 1 to 10.
+    pub multiplier: u32,
+    /// Log entries after which a snapshot is taken.
+    pub snapshot_threshold: u64,
+}
+
+/// What a simulation or a test replaces.
+pub(crate) struct Parts {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) disk: Disk,
+    pub(crate) stepping: Stepping,
+    pub(crate) on_fault: OnFault,
+}
+
+/// This server's Raft.
+pub struct Raft(Arc<Node>);
+
+/// What futures hold on to that outlive a borrow of [`Raft`].
+struct Node {
+    core: Core,
+    config: RaftConfig,
+    timing: Timing,
+    published: Arc<Published>,
+    proposer: Proposer,
+    log: LogHandle,
+    inbound: Inbound,
+    contact: Contact,
+    leadership: watch::Receiver<Leadership>,
+    /// Whether log and vote were empty at start: openraft's metrics say so only a moment later.
+    began_empty: bool,
+    /// Index that was known to be in the log at start.
+    ready_at: u64,
+    /// One configuration change at a time.
+    changes: Semaphore,
+    tasks: Tasks,
+}
+
+impl Raft {
+    /// Opens log and snapshot, replays what was committed, and joins its peers' Raft.
+    pub async fn start(
+        config: RaftConfig,
+        pool: Pool,
+        clock: Clock,
+        _rng: Rng,
+        tasks: &Tasks,
+    ) -> Result<Arc<Raft>, StartError> {
+        let disk = config.data_dir.clone().map_or(Disk::Memory, Disk::Directory);
+        let parts = Parts {
+            transport: Arc::new(pool),
+            disk,
+            stepping: Stepping::Threads,
+            on_fault: OnFault::fatal(),
+        };
+        Self::assemble(config, parts, clock, tasks).await
+    }
+
+    /// The same from given parts.
+    pub(crate) async fn assemble(
+        config: RaftConfig,
+        parts: Parts,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Result<Arc<Raft>, StartError> {
+        let Parts { transport, disk, stepping, on_fault } = parts;
+        let tasks = tasks.child();
+        let timing = Timing::new(config.multiplier)?;
+        let settings = Arc::new(timing.config()?);
+        // Reading the whole log and the newest snapshot takes a core's time.
+        let opening = {
+            let (owner, tasks, on_fault) = (config.node_id, tasks.clone(), on_fault.clone());
+            let data_dir = config.data_dir.clone();
+            let open =
+                move || open_storage(disk, data_dir.as_deref(), owner, stepping, on_fault, &tasks);
+            match stepping {
+                Stepping::Inline => open(),
+                Stepping::Threads => tokio::task::spawn_blocking(open)
+                    .await
+                    .map_err(|cause| StartError::Raft(cause.to_string()))?,
+            }
+        };
+        let Opened { store, log, shelf, machine, published } = opening?;
+        let bounds = log.bounds();
+        let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
+        let ready_at = bounds.last_log_id.map_or(0, |id| id.index);
+        let addresses = Addresses::default();
+        let network = Network { transport, stepping, addresses: addresses.clone() };
+        let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
+            .await
+            .map_err(|cause| StartError::Raft(cause.to_string()))?;
+        let contact = Contact::new(clock.clone());
+        let inbound = Inbound {
+            raft: core.clone(),
+            shelf,
+            contact: contact.clone(),
+            clock: clock.clone(),
+            mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
+            stepping,
+            receptions: Arc::new(AtomicU64::new(0)),
+        };
+        let stamping = Stamping {
+            raft: core.clone(),
+            published: Arc::clone(&published),
+            clock: clock.clone(),
+            patience: timing.read_timeout(),
+        };
+        let proposer = Proposer::start(stamping, &tasks);
+        let leadership =
+            leadership::start(core.clone(), timing, contact.clone(), addresses, &tasks);
+        upkeep::start(&core, &published, &log, config.snapshot_threshold, on_fault, &tasks);
+        let node = Node {
+            core,
+            config,
+            timing,
+            published,
+            proposer,
+            log,
+            inbound,
+            contact,
+            leadership,
+            began_empty,
+            ready_at,
+            changes: Semaphore::new(1),
+            tasks,
+        };
+        Ok(Arc::new(Raft(Arc::new(node))))
+    }
+
+    /// Answers the other servers, on channels RaftControl, RaftLog and Snapshot.
+    pub fn handler(self: &Arc<Self>) -> Arc<dyn net::Handler> {
+        Arc::new(self.0.inbound.clone())
+    }
+
+    /// Stops taking part and closes the log. Hand leadership over first.
+    pub async fn shutdown(&self) {
+        let node = &self.0;
+        node.tasks.stop();
+        // Ends openraft's tasks; the log is closed behind them.
+        let _ = node.core.shutdown().await;
+        if let Err(cause) = node.log.close().await {
+            tracing::warn!(%cause, "the Raft log was not closed cleanly");
+        }
+    }
+}
+
+impl Node {
+    /// Whether openraft has no configuration, log or vote.
+    fn is_pristine(&self) -> bool {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        self.began_empty
+            && metrics.last_log_index.is_none()
+            && metrics.current_term == 0
+            && metrics.membership_config.nodes().next().is_none()
+    }
+}
+
+struct Opened {
+    store: LogStore,
+    log: LogHandle,
+    shelf: Shelf,
+    machine: Machine,
+    published: Arc<Published>,
+}
+
+fn open_storage(
+    disk: Disk,
+    data_dir: Option<&Path>,
+    owner: NodeId,
+    stepping: Stepping,
+    on_fault: OnFault,
+    tasks: &Tasks,
+) -> Result<Opened, StartError> {
+    let (store, log) = LogStore::open(disk, owner, stepping, on_fault, tasks)?;
+    let (shelf, loaded) = Shelf::open(data_dir)?;
+    let covered = loaded.as_ref().and_then(|(meta, _)| meta.last_log_id);
+    let purged = log.bounds().last_purged_log_id;
+    // openraft would take an empty state for the purged entries' result.
+    if let Some(purged) = purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
+        let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
+        let what = format!("no snapshot reaches log entry {}, where the log begins", purged.index);
+        return Err(StartError::damaged(&place.join("snapshots"), what));
+    }
+    let (machine, published) = Machine::new(shelf.clone(), loaded, stepping);
+    Ok(Opened { store, log, shelf, machine, published })
+}

@@ -1,0 +1,242 @@
+//! A snapshot's bytes: header, blocks, trailer, each with its checksum. Byte by byte: README.md.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use model::wire::{self, Kind};
+use state::State;
+use state::snapshot::Loader;
+
+use crate::raft::mirror::SnapshotMetaV1;
+use crate::raft::types::SnapshotMeta;
+
+const MAGIC: &[u8; 8] = b"MSTRSNP\n";
+const FORMAT: u32 = 1;
+
+/// Largest description of a configuration.
+const META_BYTES_MAX: u32 = 1 << 20;
+
+/// Largest block. The state makes blocks of about 1 MiB; one row may be larger.
+const BLOCK_BYTES_MAX: u32 = 64 << 20;
+
+/// Stands where a block's length would, when there are no more.
+const END: u32 = u32::MAX;
+
+/// Blocks that wait between the thread that reads and the one that inserts.
+const BLOCKS_AHEAD: usize = 4;
+
+/// Why a snapshot is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SnapshotError {
+    /// The file cannot be read or written.
+    #[error("cannot {action} snapshot {path}: {cause}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The bytes are not those that were written.
+    #[error("snapshot {path} is damaged: {what}")]
+    Damaged {
+        /// Where.
+        path: PathBuf,
+        /// The fact.
+        what: String,
+    },
+    /// A newer release wrote it.
+    #[error("snapshot {path} has format {found}, and this release reads {known}")]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that we know.
+        known: u32,
+    },
+}
+
+/// Where bytes of a snapshot come from, with a name for people.
+pub(crate) struct Source<R> {
+    pub(crate) bytes: R,
+    pub(crate) path: PathBuf,
+}
+
+/// Writes a whole snapshot.
+pub(super) fn write(
+    out: &mut impl Write,
+    meta: &SnapshotMeta,
+    blocks: impl Iterator<Item = Vec<u8>>,
+) -> io::Result<()> {
+    let meta = wire::encode(Kind::SnapshotBlock, &SnapshotMetaV1::from(meta));
+    let mut head = Vec::with_capacity(meta.len() + 24);
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&FORMAT.to_le_bytes());
+    head.extend_from_slice(&length(&meta)?.to_le_bytes());
+    head.extend_from_slice(&meta);
+    let crc = crc32fast::hash(&head);
+    head.extend_from_slice(&crc.to_le_bytes());
+    out.write_all(&head)?;
+    let mut count = 0_u64;
+    for block in blocks {
+        let length = length(&block)?;
+        out.write_all(&length.to_le_bytes())?;
+        out.write_all(&checksum(count, &block).to_le_bytes())?;
+        out.write_all(&block)?;
+        count += 1;
+    }
+    out.write_all(&END.to_le_bytes())?;
+    out.write_all(&checksum(count, b"end").to_le_bytes())?;
+    out.write_all(&count.to_le_bytes())
+}
+
+fn length(bytes: &[u8]) -> io::Result<u32> {
+    let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= BLOCK_BYTES_MAX);
+    length.ok_or_else(|| io::Error::other(format!("a block of {} bytes", bytes.len())))
+}
+
+/// Checksum of a block and its place: swapped blocks are noticed.
+fn checksum(place: u64, bytes: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&place.to_le_bytes());
+    crc.update(bytes);
+    crc.finalize()
+}
+
+impl<R: Read> Source<R> {
+    fn damaged(&self, what: impl Into<String>) -> SnapshotError {
+        SnapshotError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn failed(&self, cause: io::Error) -> SnapshotError {
+        if cause.kind() == io::ErrorKind::UnexpectedEof {
+            return self.damaged("it is cut short");
+        }
+        SnapshotError::Io { action: "read", path: self.path.clone(), cause }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], SnapshotError> {
+        let mut bytes = [0; N];
+        self.bytes.read_exact(&mut bytes).map_err(|cause| self.failed(cause))?;
+        Ok(bytes)
+    }
+
+    /// Reads bytes whose number a file says: memory grows with what is there, not with the claim.
+    fn take_vec(&mut self, length: u32) -> Result<Vec<u8>, SnapshotError> {
+        let mut bytes = Vec::new();
+        let mut limited = (&mut self.bytes).take(length.into());
+        limited.read_to_end(&mut bytes).map_err(|cause| self.failed(cause))?;
+        if bytes.len() as u64 != u64::from(length) {
+            return Err(self.damaged("it is cut short"));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what the snapshot covers; blocks follow.
+    pub(crate) fn meta(&mut self) -> Result<SnapshotMeta, SnapshotError> {
+        let mut head = self.take::<16>()?.to_vec();
+        if head[..8] != MAGIC[..] {
+            return Err(self.damaged("it does not start with the mark of a snapshot"));
+        }
+        let field = |at: usize| {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&head[at..at + 4]);
+            u32::from_le_bytes(bytes)
+        };
+        let (format, length) = (field(8), field(12));
+        if length > META_BYTES_MAX {
+            return Err(self.damaged("its header is too long"));
+        }
+        let meta = self.take_vec(length)?;
+        head.extend_from_slice(&meta);
+        if crc32fast::hash(&head).to_le_bytes() != self.take::<4>()? {
+            return Err(self.damaged("the checksum of its header does not match"));
+        }
+        if format > FORMAT {
+            return Err(SnapshotError::Newer {
+                path: self.path.clone(),
+                found: format,
+                known: FORMAT,
+            });
+        }
+        let meta: SnapshotMetaV1 =
+            wire::decode(Kind::SnapshotBlock, &meta, META_BYTES_MAX as usize)
+                .map_err(|cause| self.damaged(format!("its header is {cause}")))?;
+        meta.try_into().map_err(|cause| self.damaged(format!("its header is {cause}")))
+    }
+
+    /// The next block, or `None` behind the last; then nothing may follow.
+    fn block(&mut self, place: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let length = u32::from_le_bytes(self.take()?);
+        let crc = u32::from_le_bytes(self.take()?);
+        if length == END {
+            let count = u64::from_le_bytes(self.take()?);
+            if count != place || crc != checksum(place, b"end") {
+                return Err(self.damaged("its end does not match its blocks"));
+            }
+            let mut more = [0; 1];
+            return match self.bytes.read(&mut more) {
+                Ok(0) => Ok(None),
+                Ok(_) => Err(self.damaged("bytes follow its end")),
+                Err(cause) => Err(self.failed(cause)),
+            };
+        }
+        if length > BLOCK_BYTES_MAX {
+            return Err(self.damaged(format!("block {place} is too long")));
+        }
+        let block = self.take_vec(length)?;
+        if checksum(place, &block) != crc {
+            return Err(self.damaged(format!("the checksum of block {place} does not match")));
+        }
+        Ok(Some(block))
+    }
+}
+
+/// Reads and checks on one thread, inserts on the other.
+pub(super) fn load<R: Read + Send>(
+    mut source: Source<R>,
+) -> Result<(SnapshotMeta, State), SnapshotError> {
+    let path = source.path.clone();
+    let meta = source.meta()?;
+    let state = std::thread::scope(|scope| {
+        let (blocks, taken) = mpsc::sync_channel(BLOCKS_AHEAD);
+        let reader = std::thread::Builder::new().name("raft-snapshot-read".to_owned());
+        let reading = reader.spawn_scoped(scope, move || {
+            let mut place = 0;
+            while let Some(block) = source.block(place)? {
+                place += 1;
+                if blocks.send(block).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let reading = reading.map_err(|cause| SnapshotError::Io {
+            action: "start a thread for",
+            path: path.clone(),
+            cause,
+        })?;
+        let damaged = |cause: state::snapshot::SnapshotError| SnapshotError::Damaged {
+            path: path.clone(),
+            what: cause.to_string(),
+        };
+        let mut loader = Loader::new();
+        let mut refused = None;
+        for block in taken {
+            if let Err(cause) = loader.push(&block) {
+                refused = Some(damaged(cause));
+                break;
+            }
+        }
+        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        match refused {
+            Some(refused) => Err(refused),
+            None => loader.finish().map_err(damaged),
+        }
+    })?;
+    Ok((meta, state))
+}

@@ -1,0 +1,275 @@
+//! Elections, crashes, snapshots, membership, transfer, retries.
+
+use std::time::Duration;
+
+use model::command::{Outcome, RetryV1};
+use model::rpc::RpcError;
+
+use super::hub::{Hub, Server, address, cluster, leader, node_id, until};
+use crate::consensus::Consensus as _;
+
+async fn everywhere(servers: &[Server], key: &str, value: &str) {
+    until(&format!("{key} everywhere"), || {
+        servers.iter().all(|server| server.get(key).as_deref() == Some(value)).then_some(())
+    })
+    .await;
+}
+
+/// Writes on whoever leads, again and again until it is acknowledged.
+async fn set_anyhow(servers: &[Server], key: &str, value: &str) {
+    for _ in 0..100 {
+        let at = leader(servers).await;
+        if servers[at].set(key, value).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{key} was never acknowledged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_servers_elect_and_apply_the_same() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    for number in 0..20 {
+        servers[at].set(&format!("k{number}"), "v").await.expect("written");
+    }
+    everywhere(&servers, "k19", "v").await;
+    let hash = servers[at].raft.state().hash();
+    assert!(servers.iter().all(|server| server.raft.state().hash() == hash));
+    assert!(servers.iter().all(|server| server.raft.ready() && !server.raft.pristine()));
+    servers[at].raft.confirm_lease().await.expect("it has a quorum");
+    let index = servers[at].raft.read_index().await.expect("it has a quorum");
+    for server in &servers {
+        server.raft.applied(index).await.expect("it follows");
+    }
+    let follower = &servers[(at + 1) % 3];
+    assert_eq!(follower.set("k", "v").await, Err(RpcError::NoLeader));
+    assert_eq!(follower.raft.confirm_lease().await, Err(RpcError::NoLeader));
+    let (_, configuration) = follower.raft.configuration();
+    assert_eq!(configuration.len(), 3);
+    assert!(configuration.iter().all(|server| server.voter));
+    assert_eq!(configuration.iter().filter(|server| server.leader).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_acknowledged_is_lost_when_leaders_crash_and_come_back() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 3).await;
+    let mut number = 0;
+    for round in 0..3 {
+        for _ in 0..10 {
+            set_anyhow(&servers, &format!("k{number}"), &round.to_string()).await;
+            number += 1;
+        }
+        let crashed = servers.remove(leader(&servers).await);
+        let (id, at) = (crashed.id.0[0], crashed.address);
+        let time = crashed.raft.state().cluster_time_ms();
+        let directory = crashed.crash().await;
+        set_anyhow(&servers, &format!("after{round}"), "v").await;
+        let now = servers[leader(&servers).await].raft.state().cluster_time_ms();
+        assert!(now >= time, "cluster time never goes back: {now} after {time}");
+        servers.push(Server::start_at(&hub, id, at, directory).await);
+        everywhere(&servers, &format!("after{round}"), "v").await;
+        for number in 0..number {
+            let key = format!("k{number}");
+            assert!(servers.iter().all(|server| server.get(&key).is_some()), "{key}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_cluster_comes_back_from_disk() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    servers[at].set("k", "v").await.expect("written");
+    everywhere(&servers, "k", "v").await;
+    let hash = servers[at].raft.state().hash();
+    let mut directories = Vec::new();
+    for server in servers {
+        directories.push((server.id.0[0], server.address, server.crash().await));
+    }
+    let mut servers = Vec::new();
+    for (number, address, directory) in directories {
+        servers.push(Server::start_at(&hub, number, address, directory).await);
+    }
+    assert!(servers.iter().all(|server| !server.raft.pristine()));
+    everywhere(&servers, "k", "v").await;
+    leader(&servers).await;
+    assert!(servers.iter().all(|server| server.raft.state().hash() == hash));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_says_so_and_its_followers_find_another() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let old = leader(&servers).await;
+    servers[old].set("k", "before").await.expect("written");
+    hub.cut(servers[old].address);
+    until("the cut-off leader knows none", || {
+        servers[old].raft.leadership().borrow().leader.is_none().then_some(())
+    })
+    .await;
+    assert_eq!(servers[old].raft.confirm_lease().await, Err(RpcError::NoLeader));
+    assert_eq!(servers[old].raft.read_index().await, Err(RpcError::NoLeader));
+    set_anyhow(&servers, "k", "after").await;
+    assert_eq!(servers[old].get("k").as_deref(), Some("before"));
+    hub.heal(servers[old].address);
+    everywhere(&servers, "k", "after").await;
+
+    // A follower that is cut off forgets its leader, too, and disturbs nobody when it is back.
+    let at = leader(&servers).await;
+    let term = servers[at].raft.leadership().borrow().term;
+    let follower = &servers[(at + 1) % 3];
+    hub.cut(follower.address);
+    until("the cut-off follower knows none", || {
+        follower.raft.leadership().borrow().leader.is_none().then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    hub.heal(follower.address);
+    until("it is back", || {
+        follower.raft.leadership().borrow().leader.map(|(id, _)| assert_eq!(id, servers[at].id))
+    })
+    .await;
+    assert_eq!(servers[at].raft.leadership().borrow().term, term, "no election");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lags_behind_the_log_gets_a_snapshot_and_becomes_a_voter() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 1).await;
+    leader(&servers).await;
+    let first = &servers[0].raft;
+    for number in 0..200 {
+        servers[0].set(&format!("k{number}"), &"x".repeat(1_000)).await.expect("written");
+    }
+    first.0.core.trigger().snapshot().await.expect("running");
+    let upto = until("a snapshot", || {
+        first.stats().into_iter().find_map(|(key, value)| {
+            let index: u64 = value.parse().ok()?;
+            (key == "last_snapshot_index" && index > 0).then_some(index)
+        })
+    })
+    .await;
+    first.0.core.trigger().purge_log(upto).await.expect("running");
+    until("a purge", || first.0.log.bounds().last_purged_log_id).await;
+
+    servers.push(Server::start(&hub, 2).await);
+    servers[0]
+        .raft
+        .add_server(node_id(2), "node2".into(), address(2))
+        .await
+        .expect("it catches up and votes");
+    servers[0].set("last", "v").await.expect("written");
+    everywhere(&servers, "last", "v").await;
+    assert_eq!(servers[0].raft.state().hash(), servers[1].raft.state().hash());
+    assert!(servers[1].raft.0.log.bounds().last_purged_log_id.is_some(), "it came by snapshot");
+
+    // Both come back: one from its snapshot and the log behind it, the other from the received one.
+    let mut again = Vec::new();
+    for server in servers {
+        again.push((server.id.0[0], server.address, server.crash().await));
+    }
+    let mut servers = Vec::new();
+    for (number, address, directory) in again {
+        servers.push(Server::start_at(&hub, number, address, directory).await);
+    }
+    everywhere(&servers, "last", "v").await;
+    everywhere(&servers, "k0", &"x".repeat(1_000)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_are_added_moved_and_removed() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 1).await;
+    leader(&servers).await;
+    for number in 2..=3 {
+        servers.push(Server::start(&hub, number).await);
+        let name = format!("node{number}").into();
+        let added = servers[0].raft.add_server(node_id(number), name, address(number)).await;
+        added.expect("added");
+    }
+    let voters = |servers: &[Server]| {
+        let (_, configuration) = servers[0].raft.configuration();
+        configuration.iter().filter(|server| server.voter).count()
+    };
+    assert_eq!(voters(&servers), 3);
+    servers[0].raft.add_server(node_id(3), "node3".into(), address(3)).await.expect("known");
+
+    // The third server moves to another address.
+    let moved = servers.remove(2).crash().await;
+    servers.push(Server::start_at(&hub, 3, address(33), moved).await);
+    servers[0].raft.add_server(node_id(3), "node3".into(), address(33)).await.expect("moved");
+    servers[0].set("moved", "v").await.expect("written");
+    everywhere(&servers, "moved", "v").await;
+
+    servers[0].raft.remove_server(node_id(3)).await.expect("removed");
+    servers[0].raft.remove_server(node_id(3)).await.expect("gone already");
+    assert_eq!(servers[0].raft.configuration().1.len(), 2);
+    servers[0].set("removed", "v").await.expect("written");
+    assert_eq!(servers[2].get("removed"), None);
+    servers.pop();
+
+    // The leader removes itself; the other goes on.
+    servers[0].raft.remove_server(node_id(1)).await.expect("removed");
+    let rest = servers.split_off(1);
+    set_anyhow(&rest, "alone", "v").await;
+    assert!(rest[0].raft.remove_server(node_id(2)).await.is_err(), "the last voter stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_without_a_gap_for_an_election() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let old = leader(&servers).await;
+    servers[old].set("k", "v").await.expect("written");
+    let to = (old + 1) % 3;
+    let begun = tokio::time::Instant::now();
+    servers[old].raft.transfer(Some(servers[to].id)).await.expect("handed over");
+    assert_eq!(leader(&servers).await, to);
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    servers[to].set("k", "w").await.expect("written");
+    assert!(servers[to].raft.transfer(Some(node_id(9))).await.is_err(), "not a server");
+    servers[to].raft.transfer(None).await.expect("handed over to whoever is closest");
+    assert_ne!(leader(&servers).await, to);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_write_applies_once_even_on_another_leader() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let old = leader(&servers).await;
+    let retry = Some(RetryV1 { origin: node_id(99), seq: 1, oldest_open: 1 });
+    let (_, outcome) = servers[old].set_retried("k", "v", retry).await.expect("written");
+    assert_eq!(outcome, Outcome::Bool(true));
+    let before = servers[old].raft.state().kv("default", b"k").expect("there");
+    let to = servers[(old + 1) % 3].id;
+    servers[old].raft.transfer(Some(to)).await.expect("handed over");
+    let new = leader(&servers).await;
+    let (_, again) = servers[new].set_retried("k", "v", retry).await.expect("answered");
+    assert_eq!(again, outcome);
+    let after = servers[new].raft.state().kv("default", b"k").expect("there");
+    assert_eq!(after.modify_index, before.modify_index, "applied once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_server_gives_no_vote_for_one_election_timeout() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    servers[at].set("k", "v").await.expect("written");
+    let follower = (at + 1) % 3;
+    let mut servers = servers;
+    let crashed = servers.remove(follower);
+    let (number, address) = (crashed.id.0[0], crashed.address);
+    let directory = crashed.crash().await;
+    let back = Server::start_at(&hub, number, address, directory).await;
+    let mute_until = back.raft.0.inbound.mute_until.expect("it may have promised something");
+    let since = mute_until.saturating_duration_since(tokio::time::Instant::now());
+    assert!(since <= Duration::from_millis(350) && since > Duration::from_millis(300), "{since:?}");
+    let fresh = Server::start(&hub, 9).await;
+    assert!(fresh.raft.0.inbound.mute_until.is_none(), "it has promised nothing");
+}

@@ -1,0 +1,276 @@
+//! A transport between servers of one process, and the servers themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use model::command::{Command, KvCommandV1, KvPutV1, Outcome, RetryV1};
+use model::rpc::RpcError;
+use model::seam::{BoxFuture, ByteStream};
+use model::{LogIndex, NodeId};
+use net::{Channel, NetError};
+use rt::{Clock, Tasks};
+use tokio_util::sync::CancellationToken;
+
+use crate::consensus::{Consensus as _, Proposal};
+use crate::raft::fault::OnFault;
+use crate::raft::inbound::Inbound;
+use crate::raft::log::{Disk, Stepping};
+use crate::raft::transport::{Transport, method};
+use crate::raft::{Parts, Raft, RaftConfig};
+
+/// Where servers find each other.
+#[derive(Clone, Default)]
+pub(super) struct Hub(Arc<Mutex<Wires>>);
+
+#[derive(Default)]
+struct Wires {
+    servers: BTreeMap<SocketAddr, (Inbound, CancellationToken)>,
+    cut: BTreeSet<SocketAddr>,
+}
+
+impl Hub {
+    fn wires(&self) -> MutexGuard<'_, Wires> {
+        self.0.lock().expect("no test panics while it holds the wires")
+    }
+
+    /// Cuts a server off from all others; what is under way to it breaks.
+    pub(super) fn cut(&self, server: SocketAddr) {
+        let mut wires = self.wires();
+        wires.cut.insert(server);
+        for (_, broken) in wires.servers.values_mut() {
+            std::mem::take(broken).cancel();
+        }
+    }
+
+    /// Lets it back in.
+    pub(super) fn heal(&self, server: SocketAddr) {
+        self.wires().cut.remove(&server);
+    }
+
+    fn way(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<(Inbound, CancellationToken), NetError> {
+        let wires = self.wires();
+        let refused = || NetError::Connect {
+            address: to,
+            cause: Arc::new(io::Error::from(io::ErrorKind::ConnectionRefused)),
+        };
+        if wires.cut.contains(&from) || wires.cut.contains(&to) {
+            return Err(refused());
+        }
+        wires.servers.get(&to).cloned().ok_or_else(refused)
+    }
+}
+
+struct Wire {
+    hub: Hub,
+    from: SocketAddr,
+}
+
+impl Transport for Wire {
+    fn call(
+        &self,
+        to: SocketAddr,
+        _channel: Channel,
+        method: u16,
+        body: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, NetError>> {
+        let way = self.hub.way(self.from, to);
+        Box::pin(async move {
+            let (inbound, broken) = way?;
+            tokio::select! {
+                biased;
+                () = broken.cancelled() => Err(NetError::Closed(to)),
+                answer = tokio::time::timeout(timeout, inbound.call(method, body)) => {
+                    answer.unwrap_or(Err(NetError::Timeout(to)))
+                }
+            }
+        })
+    }
+
+    fn stream(
+        &self,
+        to: SocketAddr,
+        _channel: Channel,
+        number: u16,
+        first: Bytes,
+        outgoing: ByteStream,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<ByteStream, NetError>> {
+        let way = self.hub.way(self.from, to);
+        Box::pin(async move {
+            let (inbound, broken) = way?;
+            let outgoing = Box::pin(outgoing.take_until(broken.clone().cancelled_owned()));
+            let answers = match number {
+                method::APPEND_STREAM => inbound.append_stream(outgoing),
+                _ => inbound.snapshot(first, outgoing),
+            };
+            let until = broken.clone().cancelled_owned();
+            let end = stream::once(async move {
+                broken.is_cancelled().then(|| Err(RpcError::Broken("cut".to_owned())))
+            });
+            let answers: ByteStream =
+                Box::pin(answers.take_until(until).chain(end.filter_map(std::future::ready)));
+            Ok(answers)
+        })
+    }
+}
+
+/// A server of a test.
+pub(super) struct Server {
+    pub(super) id: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) directory: Option<tempfile::TempDir>,
+    pub(super) raft: Arc<Raft>,
+    hub: Hub,
+}
+
+pub(super) fn node_id(number: u8) -> NodeId {
+    NodeId([number; 16])
+}
+
+pub(super) fn address(number: u8) -> SocketAddr {
+    ([127, 0, 0, number], 8300).into()
+}
+
+impl Server {
+    /// Starts a server on a fresh directory.
+    pub(super) async fn start(hub: &Hub, number: u8) -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        Self::start_at(hub, number, address(number), directory).await
+    }
+
+    /// Starts a server on what a directory holds.
+    pub(super) async fn start_at(
+        hub: &Hub,
+        number: u8,
+        address: SocketAddr,
+        directory: tempfile::TempDir,
+    ) -> Self {
+        let config = RaftConfig {
+            node_id: node_id(number),
+            node_name: format!("node{number}").into(),
+            advertise: address,
+            data_dir: Some(directory.path().to_owned()),
+            multiplier: 1,
+            snapshot_threshold: 50_000,
+        };
+        let parts = Parts {
+            transport: Arc::new(Wire { hub: hub.clone(), from: address }),
+            disk: Disk::Directory(directory.path().to_owned()),
+            stepping: Stepping::Inline,
+            on_fault: OnFault::told(|what, place, _| panic!("{place}: {what}")),
+        };
+        let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new())
+            .await
+            .expect("the server starts");
+        let inbound = raft.0.inbound.clone();
+        hub.wires().servers.insert(address, (inbound, CancellationToken::new()));
+        Self { id: node_id(number), address, directory: Some(directory), raft, hub: hub.clone() }
+    }
+
+    /// Stops it as a crash would; its directory is as it was at that moment.
+    pub(super) async fn crash(mut self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("temporary directory");
+        let directory = self.directory.take().expect("it has a directory");
+        copy_tree(directory.path(), copy.path());
+        if let Some((_, broken)) = self.hub.wires().servers.remove(&self.address) {
+            broken.cancel();
+        }
+        self.raft.shutdown().await;
+        copy
+    }
+
+    pub(super) async fn set(&self, key: &str, value: &str) -> Result<LogIndex, RpcError> {
+        self.set_retried(key, value, None).await.map(|(index, _)| index)
+    }
+
+    pub(super) async fn set_retried(
+        &self,
+        key: &str,
+        value: &str,
+        retry: Option<RetryV1>,
+    ) -> Result<(LogIndex, Outcome), RpcError> {
+        let put = KvPutV1 { key: key.to_owned().into(), value: value.to_owned().into(), flags: 0 };
+        let proposal = Proposal {
+            namespace: "default".into(),
+            retry,
+            actor: "".into(),
+            reason: "".into(),
+            command: Command::KvV1(KvCommandV1::Set(put)),
+        };
+        self.raft.propose(proposal).await
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<String> {
+        let entry = self.raft.state().kv("default", key.as_bytes())?;
+        Some(String::from_utf8_lossy(&entry.value).into_owned())
+    }
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    for item in std::fs::read_dir(from).expect("directory") {
+        let item = item.expect("item");
+        let target = to.join(item.file_name());
+        if item.file_type().expect("type").is_dir() {
+            std::fs::create_dir(&target).expect("made");
+            copy_tree(&item.path(), &target);
+        } else {
+            std::fs::copy(item.path(), &target).expect("copied");
+        }
+    }
+}
+
+/// Waits for a condition on virtual time.
+pub(super) async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(value) = condition() {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("{what}"))
+}
+
+/// The position of the one server that leads and has a quorum.
+pub(super) async fn leader(servers: &[Server]) -> usize {
+    let leading = || {
+        let leads = |server: &Server| {
+            let known = *server.raft.leadership().borrow();
+            known.is_leader && server.raft.0.core.is_leader()
+        };
+        let mut leaders: Vec<(u64, usize)> = servers
+            .iter()
+            .enumerate()
+            .filter(|(_, server)| leads(server))
+            .map(|(at, server)| (server.raft.leadership().borrow().term, at))
+            .collect();
+        leaders.sort_unstable();
+        leaders.pop().map(|(_, at)| at)
+    };
+    until("a leader", leading).await
+}
+
+/// Starts servers and makes them one cluster.
+pub(super) async fn cluster(hub: &Hub, count: u8) -> Vec<Server> {
+    let mut servers = Vec::new();
+    for number in 1..=count {
+        servers.push(Server::start(hub, number).await);
+    }
+    let voters = (1..=count)
+        .map(|number| (node_id(number), format!("node{number}").into(), address(number)))
+        .collect();
+    assert!(servers.iter().all(|server| server.raft.pristine()));
+    servers[0].raft.initialize(voters).await.expect("initialised");
+    servers
+}
