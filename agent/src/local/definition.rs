@@ -1,9 +1,35 @@
 //! Definitions of services and checks, as files and HTTP clients write them.
+//!
+//! Invariant: what is stored in `local.redb` is the encoding of these types; a change of them needs
+//! a new version of that file.
+
+mod check;
+mod fields;
+mod proxy;
+mod service;
 
 use std::time::Duration;
 
 use model::row::{CheckV1, ServiceV1, Status};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use check::maintenance_check;
+pub use check::{parse_api_check, parse_file_check};
+pub use service::{parse_api_service, parse_file_service};
+
+/// Why a definition is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// The body is no such object; the detail is worded as by Go's decoder (400).
+    #[error("Request decode failed: {0}")]
+    Decode(String),
+    /// A rule is broken; the text is Consul's (400).
+    #[error("{0}")]
+    Invalid(String),
+    /// A rule is broken that Consul answers as its own fault (500).
+    #[error("{0}")]
+    Internal(String),
+}
 
 /// A service of this node: the row for the catalog and its checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +72,14 @@ impl CheckDefinition {
     pub fn initial_status(&self) -> Status {
         self.check.status
     }
+
+    /// Bytes of output kept, where the agent keeps this many.
+    pub fn output_limit(&self, agent_bytes_max: usize) -> usize {
+        match self.output_bytes_max {
+            0 => agent_bytes_max,
+            own => own.min(agent_bytes_max),
+        }
+    }
 }
 
 /// What a check does.
@@ -82,3 +116,6 @@ pub enum Probe {
     /// Set by hand: maintenance mode.
     Maintenance,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! The way of one request through the frame: path, route, method, permission, handler, answer.
+//! The order decides which error a client sees (spec/http-api-1.md §1.3).
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use model::rpc::RpcError;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::Answer;
+use super::call::Call;
+use super::context::{Context, Permission};
+use super::error::ApiError;
+use super::finish::{self, Form};
+use super::params::Params;
+use super::route::{Found, Route, Table};
+use super::{body, options, path};
+
+/// A request that does not wait and takes longer than this is logged.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// A handler panicked; the connection is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("a request's handler panicked")]
+pub(crate) struct Panicked;
+
+/// The frame around all handlers.
+pub(crate) struct Door {
+    pub(crate) context: Arc<Context>,
+    table: Table,
+    trace: AtomicU64,
+}
+
+impl Door {
+    pub(crate) fn new(context: Arc<Context>, routes: Vec<Route>) -> Self {
+        let trace = AtomicU64::new(context.rng.u64());
+        Self { table: Table::new(routes), context, trace }
+    }
+
+    /// Answers one request. Dropping the future cancels what it does.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Option<SocketAddr>,
+        stop: CancellationToken,
+    ) -> Result<Response<Full<Bytes>>, Panicked> {
+        let work = AssertUnwindSafe(self.route(request, peer, &stop)).catch_unwind();
+        let mut response = work.await.map_err(|_| {
+            metrics::counter!("consul_http_panics").increment(1);
+            tracing::error!("a request's handler panicked; its connection is closed");
+            Panicked
+        })?;
+        let settings = Arc::clone(&self.context.reloadable.borrow());
+        finish::add_static_headers(response.headers_mut(), &settings.http_response_headers);
+        Ok(response)
+    }
+
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<SocketAddr>,
+        stop: &CancellationToken,
+    ) -> Response<Full<Bytes>> {
+        let (parts, incoming) = request.into_parts();
+        let raw = parts.uri.path();
+        let Some(decoded) = path::decode(raw) else {
+            return finish::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        };
+        if !self.context.config.disable_http_unprintable_char_filter
+            && path::has_unprintable(&decoded)
+        {
+            return finish::text(StatusCode::BAD_REQUEST, Bytes::new());
+        }
+        if let Some(clean) = path::cleaned(raw) {
+            return moved(&clean, parts.uri.query());
+        }
+        let (route, rest_at, time) = match self.table.find(&parts.method, &decoded) {
+            Found::Route(route, at, time) => (route, at, time),
+            Found::NeedsSlash => return moved(&format!("{raw}/"), parts.uri.query()),
+            Found::Nothing => return self.unknown(&decoded),
+            Found::Method(allow) => {
+                if Params::parse(parts.uri.query()).is_err() {
+                    return finish::text(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new());
+                }
+                return wrong_method(&parts.method, allow);
+            }
+        };
+        let Ok(params) = Params::parse(parts.uri.query()) else {
+            return finish::text(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new());
+        };
+        let form = Form {
+            pretty: params.has("pretty"),
+            pretty_structures: self.context.config.dev,
+            gzip: finish::accepts_gzip(&parts.headers),
+        };
+        let started = self.context.clock.now();
+        let body = body::read(incoming, &parts.headers, route.body_max).await;
+        let call = Call {
+            context: Arc::clone(&self.context),
+            rest: Bytes::copy_from_slice(decoded.get(rest_at..).unwrap_or(&[])),
+            method: parts.method,
+            params,
+            headers: parts.headers,
+            peer,
+            trace_id: self.trace.fetch_add(1, Ordering::Relaxed),
+            blocking: route.blocking,
+            body,
+        };
+        let trace_id = call.trace_id;
+        let result = self.handle(route, call, stop).await;
+        let took = self.context.clock.now() - started;
+        time.record(took.as_secs_f64());
+        if took > SLOW && !route.blocking {
+            tracing::warn!(trace_id, path = raw, took_ms = options::millis(took), "slow request");
+        }
+        if let Err(error) = &result {
+            tracing::debug!(trace_id, path = raw, status = error.status().as_u16(), %error, "refused");
+        }
+        finish::response(result, form)
+    }
+
+    async fn handle(
+        &self,
+        route: &Route,
+        call: Call,
+        stop: &CancellationToken,
+    ) -> Result<Answer, ApiError> {
+        match route.permission {
+            Permission::Open | Permission::ByServer | Permission::ByHandler => {}
+            permission => self.context.authorizer.allow(&call.token(), permission)?,
+        }
+        if !call.blocking {
+            return (route.handler)(call).await;
+        }
+        // A parked read ends with the agent instead of holding it up.
+        tokio::select! {
+            biased;
+            answered = (route.handler)(call) => answered,
+            () = stop.cancelled() => Err(RpcError::Leaving.into()),
+        }
+    }
+
+    fn unknown(&self, path: &[u8]) -> Response<Full<Bytes>> {
+        const IN_API: &str = "Invalid URL path: not a recognized HTTP API endpoint\n";
+        const ELSEWHERE: &str = "Invalid URL path: if attempting to use the HTTP API, ensure the \
+                                 path starts with '/v1/'\n";
+        const NO_UI: &str = "Consul Agent: UI disabled. To enable, set ui_config.enabled=true in \
+                             the agent configuration and restart.";
+        if path == b"/" {
+            return if self.context.config.ui {
+                moved("/ui/", None)
+            } else {
+                finish::text(StatusCode::OK, NO_UI)
+            };
+        }
+        let in_api = path.windows(4).any(|part| part == b"/v1/");
+        finish::text(StatusCode::NOT_FOUND, if in_api { IN_API } else { ELSEWHERE })
+    }
+}
+
+fn wrong_method(method: &Method, allow: &str) -> Response<Full<Bytes>> {
+    if *method == Method::OPTIONS {
+        let mut response = Response::new(Full::new(Bytes::new()));
+        if let Ok(value) = HeaderValue::from_str(allow) {
+            response.headers_mut().insert(header::ALLOW, value);
+        }
+        return response;
+    }
+    let error = ApiError::Method { method: method.to_string(), allow: allow.to_owned() };
+    finish::response(Err(error), Form::default())
+}
+
+/// 301. The location stays as encoded as it came.
+fn moved(path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+    let location = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut response = finish::text(StatusCode::MOVED_PERMANENTLY, Bytes::new());
+    if let Ok(value) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}

@@ -1,0 +1,6 @@
+//! The whole door over real sockets, with a backend that answers from a list.
+
+mod families;
+mod fixture;
+mod frame;
+mod limits;

@@ -1,0 +1,377 @@
+//! `local.redb`: what clients registered on this agent, and what TTL checks last said.
+//!
+//! Tables: `meta` (magic, version), `services`, `checks`, `ttl`: id -> record. A record is the
+//! CRC-32 (little endian) of the rest, then [`wire`] bytes. Invariant: one task writes; it takes
+//! all that is queued into one commit and answers when that is on the disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use model::Name;
+use model::row::Status;
+use model::wire::{self, Kind};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::book::Edit;
+use super::definition::{CheckDefinition, ServiceDefinition};
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const SERVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("services");
+const CHECKS: TableDefinition<&str, &[u8]> = TableDefinition::new("checks");
+const TTL: TableDefinition<&str, &[u8]> = TableDefinition::new("ttl");
+
+const MAGIC: &[u8] = b"muster local";
+const VERSION: u32 = 1;
+/// The largest record that is read back: far above any definition that HTTP lets in.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Changes that may wait for the disk; whoever comes then waits for a place.
+const QUEUE_MAX: usize = 1_024;
+/// Cache of the database: definitions are read once, at start.
+const CACHE_BYTES: usize = 1 << 20;
+/// A heartbeat that changes nothing is on the disk after this time, together with all others.
+const HEARTBEAT_DELAY: Duration = Duration::from_secs(1);
+
+/// Why definitions on disk could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The file is there but not what it should be.
+    #[error(
+        "{path} is damaged ({what}); stop the agent, move the file away and start again: what \
+         clients registered on this agent over HTTP must then be registered again", path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// A later release wrote the file.
+    #[error(
+        "{path} has version {found} and was written by a later release; this is {release}, which \
+         reads version {VERSION}: run the later release", path = path.display(), release = model::MUSTER_VERSION
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Version found.
+        found: u32,
+    },
+    /// The file could not be opened or created.
+    #[error("cannot open {path}: {cause}", path = path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: Arc<redb::Error>,
+    },
+    /// A change is in force but not on the disk.
+    #[error(
+        "cannot write {path}: {cause}; the change is in force but will be lost when this agent \
+         stops", path = path.display()
+    )]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: Arc<redb::Error>,
+    },
+    /// The writer has ended.
+    #[error("the agent is stopping; the change may not be on the disk")]
+    Stopped,
+}
+
+/// What a TTL check last said, and until when it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TtlRecord {
+    pub(crate) status: Status,
+    pub(crate) output: String,
+    pub(crate) expires_wall_ms: u64,
+}
+
+/// All that the file holds.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) services: Vec<ServiceDefinition>,
+    pub(crate) checks: Vec<CheckDefinition>,
+    pub(crate) ttl: BTreeMap<Name, TtlRecord>,
+}
+
+/// A way to the writer.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    queue: mpsc::Sender<Job>,
+    heartbeats: Arc<Mutex<BTreeMap<Name, TtlRecord>>>,
+}
+
+/// A place in the writer's queue.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Job>);
+
+type Done = oneshot::Receiver<Result<(), StoreError>>;
+
+#[derive(Debug)]
+struct Job {
+    edits: Vec<Edit>,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl Store {
+    /// Waits for a place in the queue, so that what follows under the book's lock cannot fail and
+    /// keeps the book's order.
+    pub(crate) async fn place(&self) -> Result<Place<'_>, StoreError> {
+        self.queue.reserve().await.map(Place).map_err(|_| StoreError::Stopped)
+    }
+
+    /// Notes a heartbeat; it reaches the disk with the next commit, soon.
+    pub(crate) fn heartbeat(&self, check: Name, record: TtlRecord) {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).insert(check, record);
+    }
+}
+
+impl Place<'_> {
+    /// Queues the edits; the receiver hears when they, and all heartbeats noted before, are on the
+    /// disk.
+    pub(crate) fn send(self, edits: Vec<Edit>) -> Done {
+        let (done, receiver) = oneshot::channel();
+        self.0.send(Job { edits, done });
+        receiver
+    }
+}
+
+/// Opens or creates the file and reads it whole.
+pub(crate) async fn open(path: PathBuf) -> Result<(OpenStore, Loaded), StoreError> {
+    let stopped = StoreError::Stopped;
+    tokio::task::spawn_blocking(move || OpenStore::open(path)).await.unwrap_or(Err(stopped))
+}
+
+/// The file, held by one writer.
+#[derive(Debug)]
+pub(crate) struct OpenStore {
+    path: PathBuf,
+    database: Database,
+}
+
+impl OpenStore {
+    fn open(path: PathBuf) -> Result<(Self, Loaded), StoreError> {
+        let open_error = |cause: redb::Error| match cause {
+            redb::Error::Corrupted(what) => StoreError::Damaged { path: path.clone(), what },
+            cause => StoreError::Open { path: path.clone(), cause: Arc::new(cause) },
+        };
+        if !path.exists() {
+            create(&path).map_err(open_error)?;
+        } else if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            return Err(StoreError::Damaged { path, what: "it is empty".into() });
+        }
+        let database = builder().open(&path).map_err(|cause| match cause {
+            redb::DatabaseError::Storage(redb::StorageError::Io(cause))
+                if cause.kind() == std::io::ErrorKind::InvalidData =>
+            {
+                StoreError::Damaged { path: path.clone(), what: cause.to_string() }
+            }
+            redb::DatabaseError::RepairAborted => {
+                StoreError::Damaged { path: path.clone(), what: "it cannot be repaired".into() }
+            }
+            cause => open_error(cause.into()),
+        })?;
+        let store = Self { path, database };
+        let loaded = store.load()?;
+        Ok((store, loaded))
+    }
+
+    fn load(&self) -> Result<Loaded, StoreError> {
+        let damaged = |what: String| StoreError::Damaged { path: self.path.clone(), what };
+        let failed = |cause: redb::Error| damaged(cause.to_string());
+        let read = self.database.begin_read().map_err(|cause| failed(cause.into()))?;
+        let meta = read.open_table(META).map_err(|cause| failed(cause.into()))?;
+        let magic = meta.get("magic").map_err(|cause| failed(cause.into()))?;
+        if magic.is_none_or(|found| found.value() != MAGIC) {
+            return Err(damaged("it is another program's file".into()));
+        }
+        let version = meta.get("version").map_err(|cause| failed(cause.into()))?;
+        let version = version
+            .and_then(|found| <[u8; 4]>::try_from(found.value()).ok())
+            .map(u32::from_le_bytes)
+            .ok_or_else(|| damaged("it has no version".into()))?;
+        if version > VERSION {
+            return Err(StoreError::Newer { path: self.path.clone(), found: version });
+        }
+        let table = |definition: TableDefinition<&str, &[u8]>| -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+            let table = read.open_table(definition)?;
+            let rows = table.iter()?;
+            rows.map(|row| {
+                let (key, value) = row?;
+                Ok((key.value().to_owned(), value.value().to_vec()))
+            })
+            .collect()
+        };
+        let mut loaded = Loaded::default();
+        for (id, bytes) in table(SERVICES).map_err(failed)? {
+            loaded
+                .services
+                .push(decode(&bytes).map_err(|e| damaged(format!("service {id}: {e}")))?);
+        }
+        for (id, bytes) in table(CHECKS).map_err(failed)? {
+            loaded.checks.push(decode(&bytes).map_err(|e| damaged(format!("check {id}: {e}")))?);
+        }
+        for (id, bytes) in table(TTL).map_err(failed)? {
+            let record = decode(&bytes).map_err(|e| damaged(format!("TTL of {id}: {e}")))?;
+            loaded.ttl.insert(id.into(), record);
+        }
+        Ok(loaded)
+    }
+
+    fn write(
+        &self,
+        jobs: &[Job],
+        heartbeats: &BTreeMap<Name, TtlRecord>,
+    ) -> Result<(), StoreError> {
+        self.commit(jobs, heartbeats).map_err(|cause| {
+            tracing::error!(path = %self.path.display(), %cause, "cannot write");
+            StoreError::Write { path: self.path.clone(), cause: Arc::new(cause) }
+        })
+    }
+
+    fn commit(
+        &self,
+        jobs: &[Job],
+        heartbeats: &BTreeMap<Name, TtlRecord>,
+    ) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        {
+            let mut services = write.open_table(SERVICES)?;
+            let mut checks = write.open_table(CHECKS)?;
+            let mut ttl = write.open_table(TTL)?;
+            for (id, record) in heartbeats {
+                ttl.insert(&**id, encode(record).as_slice())?;
+            }
+            for edit in jobs.iter().flat_map(|job| &job.edits) {
+                match edit {
+                    Edit::PutService(definition) => {
+                        services.insert(
+                            &*definition.service.id,
+                            encode(definition.as_ref()).as_slice(),
+                        )?;
+                    }
+                    Edit::DropService(id) => {
+                        services.remove(&**id)?;
+                    }
+                    Edit::PutCheck(definition) => {
+                        let record = encode(definition.as_ref());
+                        checks.insert(&*definition.check.id, record.as_slice())?;
+                    }
+                    Edit::DropCheck(id) => {
+                        checks.remove(&**id)?;
+                        ttl.remove(&**id)?;
+                    }
+                }
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Starts the writer. It ends once all that was queued before the stop is written.
+    pub(crate) fn start(self, tasks: &rt::Tasks) -> Store {
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let heartbeats = Arc::new(Mutex::new(BTreeMap::new()));
+        let store = Store { queue, heartbeats: Arc::clone(&heartbeats) };
+        tasks.spawn("local-store", write_all(Arc::new(self), jobs, heartbeats, tasks.token()));
+        store
+    }
+}
+
+async fn write_all(
+    store: Arc<OpenStore>,
+    mut queue: mpsc::Receiver<Job>,
+    heartbeats: Arc<Mutex<BTreeMap<Name, TtlRecord>>>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    let mut flush = tokio::time::interval(HEARTBEAT_DELAY);
+    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut jobs = Vec::new();
+        let open = tokio::select! {
+            biased;
+            () = stop.cancelled(), if !queue.is_closed() => {
+                queue.close();
+                continue;
+            }
+            count = queue.recv_many(&mut jobs, QUEUE_MAX) => count > 0,
+            _ = flush.tick() => true,
+        };
+        let noted = std::mem::take(&mut *heartbeats.lock().unwrap_or_else(PoisonError::into_inner));
+        if !(jobs.is_empty() && noted.is_empty()) {
+            let writer = Arc::clone(&store);
+            let written = tokio::task::spawn_blocking(move || {
+                let result = writer.write(&jobs, &noted);
+                for job in jobs {
+                    let _ = job.done.send(result.clone());
+                }
+            });
+            if written.await.is_err() {
+                return;
+            }
+        }
+        if !open {
+            return;
+        }
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Makes the file under another name first, so that a crash never leaves half of one.
+fn create(path: &Path) -> Result<(), redb::Error> {
+    let fresh = path.with_extension("redb.new");
+    match std::fs::remove_file(&fresh) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            return Err(redb::Error::Io(cause));
+        }
+        _ => {}
+    }
+    let database = builder().create(&fresh)?;
+    let write = database.begin_write()?;
+    {
+        let mut meta = write.open_table(META)?;
+        meta.insert("magic", MAGIC)?;
+        meta.insert("version", VERSION.to_le_bytes().as_slice())?;
+        write.open_table(SERVICES)?;
+        write.open_table(CHECKS)?;
+        write.open_table(TTL)?;
+    }
+    write.commit()?;
+    drop(database);
+    std::fs::rename(&fresh, path).map_err(redb::Error::Io)?;
+    if let Some(folder) = path.parent() {
+        let folder = std::fs::File::open(folder).map_err(redb::Error::Io)?;
+        folder.sync_all().map_err(redb::Error::Io)?;
+    }
+    Ok(())
+}
+
+fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    let body = wire::encode(Kind::AgentRecord, record);
+    let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (sum, body) = bytes.split_first_chunk::<4>().ok_or("shorter than its checksum")?;
+    let (expected, found) = (u32::from_le_bytes(*sum), crc32fast::hash(body));
+    if expected != found {
+        return Err(format!("checksum {found:x}, expected {expected:x}"));
+    }
+    wire::decode(Kind::AgentRecord, body, RECORD_BYTES_MAX).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests;

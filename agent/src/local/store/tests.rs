@@ -1,0 +1,64 @@
+use super::*;
+
+async fn opened(path: &Path) -> Result<Loaded, StoreError> {
+    open(path.to_owned()).await.map(|(_, loaded)| loaded)
+}
+
+#[tokio::test]
+async fn damage_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("local.redb");
+    assert!(opened(&path).await.expect("created").services.is_empty());
+    let whole = std::fs::read(&path).expect("it is there");
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("no database", b"hello".repeat(2000)),
+        ("cut", whole[..whole.len() / 2].to_vec()),
+    ] {
+        std::fs::write(&path, bytes).expect("written");
+        let text = opened(&path).await.expect_err(what).to_string();
+        assert!(text.contains(path.to_str().expect("text")), "{what}: {text}");
+    }
+    std::fs::write(&path, whole).expect("written");
+    opened(&path).await.expect("whole again");
+}
+
+#[tokio::test]
+async fn another_programs_file_and_a_later_version_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("local.redb");
+    opened(&path).await.expect("created");
+    let set = |key: &str, value: &[u8]| {
+        let database = Database::open(&path).expect("opens");
+        let write = database.begin_write().expect("begins");
+        write.open_table(META).expect("there").insert(key, value).expect("set");
+        write.commit().expect("committed");
+    };
+    set("version", &2_u32.to_le_bytes());
+    let text = opened(&path).await.expect_err("later").to_string();
+    assert!(text.contains("has version 2 and was written by a later release"), "{text}");
+    set("magic", b"other");
+    let text = opened(&path).await.expect_err("foreign").to_string();
+    assert!(text.contains("another program's file"), "{text}");
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("local.redb");
+    opened(&path).await.expect("created");
+    {
+        let database = Database::open(&path).expect("opens");
+        let write = database.begin_write().expect("begins");
+        let record =
+            TtlRecord { status: Status::Passing, output: "fine".into(), expires_wall_ms: 1 };
+        let mut bytes = encode(&record);
+        assert_eq!(decode::<TtlRecord>(&bytes), Ok(record));
+        *bytes.last_mut().expect("not empty") ^= 1;
+        write.open_table(TTL).expect("there").insert("c", bytes.as_slice()).expect("set");
+        write.commit().expect("committed");
+    }
+    let text = opened(&path).await.expect_err("damaged").to_string();
+    assert!(text.contains("TTL of c: checksum"), "{text}");
+    assert!(text.contains("move the file away"), "{text}");
+}
