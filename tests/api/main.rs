@@ -1,0 +1,11 @@
+//! The HTTP interface of a real process.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod checks;
+mod kv;
+mod services;
+mod sessions;
+mod start;

@@ -1,0 +1,9 @@
+//! Several real processes: forming a cluster, losing parts of it, starting again.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod form;
+mod leave;
+mod refuse;
+mod survive;
