@@ -243,10 +243,16 @@ impl Cluster {
         Self { dir, network, servers }
     }
 
-    /// A further client agent on address `n`, joined and able to write.
+    /// A further client agent on address `n`, joined, able to write, and a healthy node of the
+    /// catalog: before that nobody can bind a session to it.
     pub(crate) fn client(&self, n: u8) -> Muster {
         let client = Muster::client(self.dir.path(), &self.network, n);
         client.wait_for_leader();
+        eventually("the client's node is healthy", || {
+            let path = format!("/v1/health/node/c{n}");
+            let answer = http(&client.address(), "GET", &path, b"")?;
+            if answer.text().contains("\"passing\"") { Ok(()) } else { Err(answer.text()) }
+        });
         client
     }
 
