@@ -87,11 +87,12 @@ impl Runner {
         for (id, job) in touched {
             self.schedule.forget(&id);
             self.jobs.remove(&id);
-            let Some(CheckJob { generation, definition }) = job else { continue };
-            let first = match &definition.probe {
-                Probe::Maintenance => continue,
-                Probe::Ttl(ttl) => now + *ttl,
-                _ => now + self.rng.jitter(definition.interval),
+            let Some(CheckJob { generation, definition, deadline }) = job else { continue };
+            let first = match (&definition.probe, deadline) {
+                (Probe::Maintenance, _) => continue,
+                // Sooner than a whole TTL when it was restored.
+                (_, Some(deadline)) => deadline,
+                (_, None) => now + self.rng.jitter(definition.interval),
             };
             self.schedule.plan(&id, generation, first);
             let threshold = Threshold::new(

@@ -90,6 +90,8 @@ pub(crate) enum Edit {
 pub(crate) struct CheckJob {
     pub(crate) generation: u64,
     pub(crate) definition: Arc<CheckDefinition>,
+    /// When a check that waits to be told runs out.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Settings that decide what the book does.
@@ -339,6 +341,7 @@ impl Book {
                 found.push((Arc::clone(service), Arc::clone(id)));
             }
         }
+        found.sort_unstable();
         found.dedup_by(|a, b| a.0 == b.0);
         found
     }
@@ -351,6 +354,7 @@ impl Book {
                 let job = self.checks.get(&id).map(|entry| CheckJob {
                     generation: entry.generation,
                     definition: Arc::clone(&entry.definition),
+                    deadline: entry.ttl.as_ref().map(TtlCheck::next_deadline),
                 });
                 (id, job)
             })

@@ -24,6 +24,8 @@ pub(crate) struct Catalog {
     pub(crate) writes: Vec<Op>,
     /// Answers every write of a service with this id.
     pub(crate) refuse: BTreeMap<Name, RpcError>,
+    /// Fails every read.
+    pub(crate) unreadable: bool,
 }
 
 /// A backend over [`Catalog`].
@@ -73,6 +75,9 @@ impl Servers {
         }
         let mut catalog = self.catalog();
         match op {
+            Op::NodeServices { .. } | Op::HealthNode { .. } if catalog.unreadable => {
+                Err(RpcError::NoLeader)
+            }
             Op::NodeServices { .. } => Ok(Body::Node(
                 catalog
                     .node

@@ -257,6 +257,11 @@ impl Local {
         Paused(Arc::clone(self))
     }
 
+    /// Stops syncing for good: a node that leaves must not put itself back into the catalog.
+    pub fn retire(&self) {
+        self.paused.send_modify(|count| *count += 1);
+    }
+
     /// Returns once nobody holds a [`Paused`].
     pub async fn resumed(&self) {
         let _ = self.paused.subscribe().wait_for(|count| *count == 0).await;

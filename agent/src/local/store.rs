@@ -15,7 +15,7 @@ use model::wire::{self, Kind};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::book::Edit;
 use super::definition::{CheckDefinition, ServiceDefinition};
@@ -105,7 +105,26 @@ pub(crate) struct Loaded {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     queue: mpsc::Sender<Job>,
-    heartbeats: Arc<Mutex<BTreeMap<Name, TtlRecord>>>,
+    heartbeats: Arc<Heartbeats>,
+}
+
+/// Heartbeats that wait for the next commit.
+#[derive(Debug, Default)]
+struct Heartbeats {
+    noted: Mutex<BTreeMap<Name, TtlRecord>>,
+    some: Notify,
+}
+
+impl Heartbeats {
+    fn take(&self) -> BTreeMap<Name, TtlRecord> {
+        std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns a moment after one was noted, so that others go with it.
+    async fn due(&self) {
+        self.some.notified().await;
+        tokio::time::sleep(HEARTBEAT_DELAY).await;
+    }
 }
 
 /// A place in the writer's queue.
@@ -128,7 +147,9 @@ impl Store {
 
     /// Notes a heartbeat; it reaches the disk with the next commit, soon.
     pub(crate) fn heartbeat(&self, check: Name, record: TtlRecord) {
-        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).insert(check, record);
+        let noted = &self.heartbeats.noted;
+        noted.lock().unwrap_or_else(PoisonError::into_inner).insert(check, record);
+        self.heartbeats.some.notify_one();
     }
 }
 
@@ -277,7 +298,7 @@ impl OpenStore {
     /// Starts the writer. It ends once all that was queued before the stop is written.
     pub(crate) fn start(self, tasks: &rt::Tasks) -> Store {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let heartbeats = Arc::new(Mutex::new(BTreeMap::new()));
+        let heartbeats = Arc::new(Heartbeats::default());
         let store = Store { queue, heartbeats: Arc::clone(&heartbeats) };
         tasks.spawn("local-store", write_all(Arc::new(self), jobs, heartbeats, tasks.token()));
         store
@@ -287,11 +308,9 @@ impl OpenStore {
 async fn write_all(
     store: Arc<OpenStore>,
     mut queue: mpsc::Receiver<Job>,
-    heartbeats: Arc<Mutex<BTreeMap<Name, TtlRecord>>>,
+    heartbeats: Arc<Heartbeats>,
     stop: tokio_util::sync::CancellationToken,
 ) {
-    let mut flush = tokio::time::interval(HEARTBEAT_DELAY);
-    flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let mut jobs = Vec::new();
         let open = tokio::select! {
@@ -301,9 +320,9 @@ async fn write_all(
                 continue;
             }
             count = queue.recv_many(&mut jobs, QUEUE_MAX) => count > 0,
-            _ = flush.tick() => true,
+            () = heartbeats.due() => true,
         };
-        let noted = std::mem::take(&mut *heartbeats.lock().unwrap_or_else(PoisonError::into_inner));
+        let noted = heartbeats.take();
         if !(jobs.is_empty() && noted.is_empty()) {
             let writer = Arc::clone(&store);
             let written = tokio::task::spawn_blocking(move || {

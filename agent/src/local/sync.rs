@@ -207,7 +207,7 @@ impl Syncer {
     fn look_at_link(&mut self) {
         let link = self.backend.link();
         let up = link.connected && link.leader_known;
-        if up && !self.link_up && self.compared {
+        if up && !self.link_up {
             let (count, draw) = (self.members.list.len(), self.rng.unit());
             self.timetable.on_server_up(self.clock.now(), count, draw);
         }
@@ -218,7 +218,7 @@ impl Syncer {
         let servers = |members: &Members| -> BTreeSet<_> {
             members.alive().filter(|member| member.is_server()).map(|member| member.id).collect()
         };
-        if !servers(&members).is_subset(&servers(&self.members)) && self.compared {
+        if !servers(&members).is_subset(&servers(&self.members)) {
             let (count, draw) = (members.list.len(), self.rng.unit());
             self.timetable.on_server_up(self.clock.now(), count, draw);
         }

@@ -307,3 +307,27 @@ fn critical_time_counts_from_the_first_moment_whatever_the_output() {
     assert!(book.to_reap(at(120)).is_empty());
     assert_eq!(book.to_reap(at(124)).len(), 1);
 }
+
+#[test]
+fn a_restored_ttl_check_runs_out_when_it_would_have() {
+    let mut book = book(false);
+    with_check(&mut book, json!({"Name": "mem", "TTL": "60s"}), "");
+    book.restore_ttl("mem", Status::Passing, "up", 3 * SECOND, now());
+    let touched = book.take_touched();
+    let job = touched[0].1.as_ref().expect("registered");
+    assert_eq!(job.deadline, Some(now() + 3 * SECOND));
+    assert!(book.ttl_tick("mem", job.generation, now() + 3 * SECOND, 0.0).is_some());
+    assert_eq!(book.checks["mem"].row.status, Status::Critical);
+}
+
+#[test]
+fn a_service_with_several_checks_overdue_is_reaped_once() {
+    let mut book = book(false);
+    let check =
+        |id: &str| json!({"CheckID": id, "TTL": "10s", "DeregisterCriticalServiceAfter": "1m"});
+    with_service(&mut book, json!({"Name": "web", "Checks": [check("a"), check("c")]}), "");
+    with_service(&mut book, json!({"Name": "db", "Check": check("b")}), "");
+    let due = book.to_reap(now() + 61 * SECOND);
+    let row = |service: &str, check: &str| (Name::from(service), Name::from(check));
+    assert_eq!(due, [row("db", "b"), row("web", "a")]);
+}

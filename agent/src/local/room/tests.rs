@@ -400,3 +400,36 @@ async fn nothing_is_pushed_while_paused() {
     world.servers.until("web", |catalog| catalog.services.contains_key("web")).await;
     world.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_does_not_come_back_into_the_catalog() {
+    let world = World::new(&fake::config(), true).await;
+    world.servers.until("the node", |catalog| catalog.node.is_some()).await;
+    world.local.retire();
+    // The leader has removed it.
+    world.servers.catalog().node = None;
+    drop(world.local.pause());
+    world.service(&json!({"Name": "web"})).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(world.servers.catalog().node.is_none());
+    assert!(world.servers.catalog().services.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_server_shortens_the_pause_after_a_first_comparison_that_failed() {
+    let servers = Servers::new(true);
+    servers.catalog().unreadable = true;
+    let world = World::with(&fake::config(), servers).await.expect("it starts");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.servers.catalog().unreadable = false;
+    let before = Instant::now();
+    world.gossip.0.send_modify(|members| {
+        let mut list = members.list.clone();
+        list.push(fake::member("n2", 2, model::seam::MemberState::Alive));
+        *members = Arc::new(model::seam::Members { sequence: members.sequence + 1, list });
+    });
+    world.servers.until("the node", |catalog| catalog.node.is_some()).await;
+    assert!(before.elapsed() <= Duration::from_secs(4), "{:?}", before.elapsed());
+    world.stop().await;
+}
