@@ -80,6 +80,10 @@ pub(super) struct Core {
     pub(super) next_persist: Duration,
     /// Members that were forgotten on request, and which run of them.
     pub(super) pruned: VecDeque<(NodeId, u64)>,
+    /// What the driver was last given to write.
+    pub(super) persisted: Option<Peers>,
+    /// foca's gossip timers whose time came, and when, while there was nothing to send.
+    resting: Vec<(Duration, foca::Timer<Id>)>,
 }
 
 impl Core {
@@ -121,6 +125,8 @@ impl Core {
             renewed: None,
             next_persist: now + PERSIST_EVERY,
             pruned: VecDeque::new(),
+            persisted: None,
+            resting: Vec::new(),
         };
         core.schedule_reconnect(now + Duration::from_secs(1));
         core.publish();
@@ -131,8 +137,23 @@ impl Core {
     pub(super) fn effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.publish();
+            self.wake_gossip();
         }
         self.effects.pop_front()
+    }
+
+    /// Takes up the gossip timer again, at the pace that it had, once there is something to send:
+    /// a quiet pool sleeps through nine of ten wake-ups.
+    fn wake_gossip(&mut self) {
+        if self.resting.is_empty() || self.backlog() == 0 {
+            return;
+        }
+        let (now, period) = (self.known.borrow().now, self.config.timing.gossip_period);
+        for (since, timer) in std::mem::take(&mut self.resting) {
+            let past = now.saturating_sub(since).as_nanos() % period.as_nanos().max(1);
+            let left = period.saturating_sub(Duration::from_nanos(past as u64));
+            self.timers.push(now + left, Due::Foca(timer));
+        }
     }
 
     fn publish(&mut self) {
@@ -243,6 +264,9 @@ impl Core {
             }
         }
         let gossip = matches!(timer, foca::Timer::PeriodicGossip(_));
+        if gossip && self.backlog() == 0 {
+            return self.resting.push((at, timer));
+        }
         let probe = matches!(timer, foca::Timer::ProbeRandomMember(_));
         let _ = self.with_foca(now, |foca, turn| foca.handle_timer(timer, turn));
         // foca sees only its own updates; our broadcasts want to leave too.

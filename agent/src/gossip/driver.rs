@@ -210,6 +210,8 @@ impl Driver {
             Stepped::Persisted(result) => {
                 self.writing = false;
                 if let Err(error) = result {
+                    // Tried again, changed or not.
+                    self.core.persisted = None;
                     tracing::warn!(%error, "known peers are not written; a restart finds the \
                         cluster by its join addresses alone");
                 }

@@ -1,5 +1,6 @@
 //! Finding others: the retry-join driver, and what an address in the settings means.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use model::seam::Cluster;
 use rt::{Clock, Rng};
+use tokio::time::timeout;
 
 use super::handle::{Contact, Gossip};
 use crate::config::Join;
@@ -48,24 +50,46 @@ pub async fn run(
     clock: Clock,
     rng: Rng,
 ) -> Result<(), JoinExhausted> {
+    if search(&gossip, &settings, &clock, &rng).await? == Found::OnlyOurselves {
+        tracing::info!("every join address is our own");
+    }
+    Ok(())
+}
+
+/// How a search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// There is nobody to look for.
+    Nothing,
+    Members,
+    OnlyOurselves,
+}
+
+async fn search(
+    gossip: &Gossip,
+    settings: &Join,
+    clock: &Clock,
+    rng: &Rng,
+) -> Result<Found, JoinExhausted> {
     let peers = gossip.known_peers().to_vec();
     if settings.addresses.is_empty() && peers.is_empty() {
-        return Ok(());
+        return Ok(Found::Nothing);
     }
     let since = clock.now();
     let mut backoff = Backoff::new(settings.interval);
     let mut failed = 0_u32;
     loop {
-        let attempt = attempt(&gossip, &settings.addresses, &peers).await;
+        let attempt = attempt(gossip, &settings.addresses, &peers).await;
         let others = gossip.members().alive().count() > 1;
-        if attempt.members > 0 || (attempt.ourselves > 0 && others) {
+        // Peers of the last run may be gone for good: whoever else is here will do.
+        let enough = attempt.ourselves > 0 || settings.addresses.is_empty();
+        if attempt.members > 0 || (enough && others) {
             let took = clock.now().duration_since(since);
             tracing::info!(members = attempt.members, ?took, "join completed");
-            return Ok(());
+            return Ok(Found::Members);
         }
         let Some(last) = attempt.failures.into_iter().next() else {
-            tracing::info!("every join address is our own");
-            return Ok(());
+            return Ok(Found::OnlyOurselves);
         };
         if attempt.ourselves == 0 && !settings.addresses.is_empty() {
             failed += 1;
@@ -73,25 +97,46 @@ pub async fn run(
                 return Err(JoinExhausted { attempts: failed, last });
             }
         }
-        let pause = backoff.next(&rng);
+        let pause = backoff.next(rng);
         tracing::warn!(error = %last, ?pause, "join failed, will retry");
         tokio::time::sleep(pause).await;
     }
 }
 
 /// After [`run`]: joins again whenever this node has been alone for a minute. Never ends.
-pub async fn keep(gossip: Arc<Gossip>, settings: Join, clock: Clock, rng: Rng) {
+pub async fn keep(gossip: Arc<Gossip>, settings: Join, clock: Clock, rng: Rng) -> Infallible {
+    keep_after(ALONE_FOR, gossip, settings, clock, rng).await
+}
+
+/// See [`keep`]; `alone_for` instead of the minute.
+pub(super) async fn keep_after(
+    alone_for: Duration,
+    gossip: Arc<Gossip>,
+    settings: Join,
+    clock: Clock,
+    rng: Rng,
+) -> Infallible {
     let settings = Join { attempts_max: 0, ..settings };
     loop {
-        let mut members = gossip.members();
-        while members.alive().count() > 1 {
-            members = gossip.changed(members.sequence).await;
+        company(&gossip, false).await;
+        if timeout(alone_for, company(&gossip, true)).await.is_ok() {
+            continue;
         }
-        tokio::time::sleep(ALONE_FOR).await;
-        if gossip.members().alive().count() == 1 {
-            // Without an end to its attempts it cannot be exhausted.
-            let _ = run(Arc::clone(&gossip), settings.clone(), clock.clone(), rng.clone()).await;
+        // Others that find us end the search as well. Without an end to its attempts it cannot be
+        // exhausted.
+        tokio::select! {
+            biased;
+            () = company(&gossip, true) => {}
+            _ = search(&gossip, &settings, &clock, &rng) => {}
         }
+    }
+}
+
+/// Returns once this node has others beside it, or (`wanted`: false) has none.
+async fn company(gossip: &Gossip, wanted: bool) {
+    let mut members = gossip.members();
+    while (members.alive().count() > 1) != wanted {
+        members = gossip.changed(members.sequence).await;
     }
 }
 

@@ -56,7 +56,7 @@ impl Core {
         self.timers.push(at, Due::Reconnect);
     }
 
-    /// Hands the driver what the next start needs.
+    /// Hands the driver what the next start needs, unless it has it.
     pub(super) fn persist(&mut self, left: bool) {
         if self.config.data_dir.is_none() || (self.leaving.is_some() && !left) {
             return;
@@ -71,7 +71,11 @@ impl Core {
             .take(PEERS_MAX)
             .collect();
         let generation = own.generation.max(version);
-        self.effects.push_back(Effect::Persist(Peers { version: 0, generation, left, members }));
+        let peers = Peers { version: 0, generation, left, members };
+        if self.persisted.as_ref() != Some(&peers) {
+            self.persisted = Some(peers.clone());
+            self.effects.push_back(Effect::Persist(peers));
+        }
     }
 }
 

@@ -147,6 +147,53 @@ async fn joining_oneself_succeeds_and_nobody_fails_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_alone_joins_again() {
+    let first = start(config(51, "a", None)).await;
+    let second = start(config(52, "b", None)).await;
+    let keep = join::keep_after(
+        Duration::from_millis(50),
+        Arc::clone(&second.gossip),
+        settings(&[first.gossip.local_addr()]),
+        Clock::system(),
+        Rng::from_seed(5),
+    );
+    let joined = async {
+        wait(&second, "joined", |members| members.alive().count() == 2).await;
+        first.tasks.stop_and_wait(LIMIT).await;
+        wait(&second, "alone", |members| members.alive().count() == 1).await;
+        // Another node, of which only the join address is known.
+        let mut other = config(51, "c", None);
+        other.node_id = NodeId([53; 16]);
+        other.bind = first.gossip.local_addr();
+        other.advertise = other.bind;
+        let other = start(other).await;
+        wait(&second, "joined again", |members| state(members, "c") == Some(MemberState::Alive))
+            .await;
+        other.tasks.stop();
+    };
+    tokio::select! {
+        never = keep => match never {},
+        () = joined => {}
+    }
+}
+
+#[tokio::test]
+async fn dead_peers_of_the_last_run_are_not_looked_for_once_others_are_here() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let nobody: SocketAddr = "127.77.0.251:1".parse().expect("address");
+    let known = crate::gossip::peers::Peers { members: vec![nobody], ..Default::default() };
+    let path = crate::gossip::peers::path(dir.path());
+    crate::gossip::peers::store(&path, &known).expect("writable");
+    let node = start(config(61, "a", Some(dir.path().to_owned()))).await;
+    assert_eq!(node.gossip.known_peers(), [nobody]);
+    let other = start(config(62, "b", None)).await;
+    other.gossip.contact(node.gossip.local_addr()).await.expect("joined");
+    let gossip = Arc::clone(&node.gossip);
+    let run = join::run(gossip, settings(&[]), Clock::system(), Rng::from_seed(6));
+    tokio::time::timeout(LIMIT, run).await.expect("it ends").expect("joined");
+}
+
+#[tokio::test]
 async fn a_bound_pool_answers_nobody_until_it_is_open() {
     let node = start(config(21, "a", None)).await;
     let tasks = Tasks::new();
