@@ -65,24 +65,57 @@ async fn serve(
     tasks: &Tasks,
 ) -> Result<u8, String> {
     let mut signals = Signals::listen()?;
+    let (control, orders) = mpsc::channel(ORDERS_MAX);
+    // Gossip outlives the rest: it must still say that we leave.
+    let (server_tasks, gossip_tasks) = (Tasks::new(), Tasks::new());
+    let started = tokio::select! {
+        biased;
+        () = signals.abort() => {
+            tracing::info!("told to stop before the start was finished");
+            Ok(None)
+        }
+        started = start(settings, rng, control, tasks, &server_tasks, &gossip_tasks) => {
+            started.map(Some)
+        }
+    };
+    let ended = match started {
+        Ok(Some(running)) => Ok(running.run(orders, &mut signals, level, reload).await),
+        Ok(None) => Ok(1),
+        Err(error) => Err(error),
+    };
+    tasks.stop_and_wait(STOP_MAX).await;
+    server_tasks.stop_and_wait(STOP_MAX).await;
+    gossip_tasks.stop_and_wait(STOP_MAX).await;
+    if let Ok(code) = &ended {
+        tracing::info!("Exit code: code={code}");
+    }
+    ended
+}
+
+/// Starts gossip, then the server or the way to servers, then the agent.
+async fn start(
+    settings: Settings,
+    rng: &Rng,
+    control: mpsc::Sender<Control>,
+    tasks: &Tasks,
+    server_tasks: &Tasks,
+    gossip_tasks: &Tasks,
+) -> Result<Running, String> {
     let clock = Clock::system();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| format!("cannot start metrics: {error}"))?;
     let config = settings.agent;
     let build = format!("{CONSUL_VERSION}:{MUSTER_VERSION}");
-    // Gossip outlives the rest: it must still say that we leave.
-    let gossip_tasks = Tasks::new();
     let gossip = agent::gossip::start(
         GossipConfig::lan(&config, &build),
         clock.clone(),
         rng.clone(),
-        &gossip_tasks,
+        gossip_tasks,
     )
     .await
     .map_err(|error| one_line(&error))?;
     let boot_id = NodeId::from_random(rng.bytes16());
-    let server_tasks = Tasks::new();
     let backend: Arc<dyn Backend> = match settings.server {
         Some(server) => server::start(
             server,
@@ -90,19 +123,18 @@ async fn serve(
             clock.clone(),
             rng.clone(),
             boot_id,
-            &server_tasks,
+            server_tasks,
         )
         .await
         .map_err(|error| one_line(&error))?,
-        None => client_backend(&config, &gossip, boot_id, &clock, rng, &server_tasks),
+        None => client_backend(&config, &gossip, boot_id, &clock, rng, server_tasks),
     };
-    let (control, mut orders) = mpsc::channel(ORDERS_MAX);
     let outside = Outside {
         gossip: Arc::clone(&gossip),
         backend: Arc::clone(&backend),
         control,
         metrics: metrics.clone(),
-        clock: clock.clone(),
+        clock,
         rng: rng.clone(),
     };
     let agent =
@@ -117,55 +149,128 @@ async fn serve(
         ready(&config, backend.as_ref()).await;
     }
     announce(&config);
+    Ok(Running {
+        config,
+        agent,
+        backend,
+        gossip,
+        skip_leave_on_interrupt: settings.skip_leave_on_interrupt,
+        leave_on_terminate: settings.leave_on_terminate,
+    })
+}
 
-    let mut joined = agent.join();
-    let code = loop {
-        tokio::select! {
-            biased;
-            order = orders.recv() => match order {
-                Some(Control::Reload(answer)) => {
-                    let _ = answer.send(reload_now(&agent, level, reload).await);
-                }
-                Some(Control::Leave(answer)) => {
-                    let left = leave(&config, backend.as_ref(), &gossip).await;
-                    let fine = left.is_ok();
-                    let _ = answer.send(left);
-                    break u8::from(!fine);
-                }
-                None => break 1,
-            },
-            signalled = signals.next() => match signalled {
-                Signalled::Hangup => {
-                    if let Err(error) = reload_now(&agent, level, reload).await {
-                        tracing::error!(%error, "reload failed, the old settings stay in force");
+/// A process that has started.
+struct Running {
+    config: Config,
+    agent: Agent,
+    backend: Arc<dyn Backend>,
+    gossip: Arc<Gossip>,
+    skip_leave_on_interrupt: bool,
+    leave_on_terminate: bool,
+}
+
+impl Running {
+    /// Obeys orders and signals until one of them ends the process; the exit code.
+    async fn run(
+        &self,
+        mut orders: mpsc::Receiver<Control>,
+        signals: &mut Signals,
+        level: &LogLevel,
+        reload: &Reload,
+    ) -> u8 {
+        let mut joined = self.agent.join();
+        loop {
+            tokio::select! {
+                biased;
+                // Nobody can give orders while HTTP is off: then only signals count.
+                Some(order) = orders.recv() => match order {
+                    Control::Reload(answer) => {
+                        let _ = answer.send(self.reload_now(level, reload).await);
                     }
-                }
-                Signalled::Interrupt if settings.skip_leave_on_interrupt => {
-                    tracing::info!("Graceful shutdown disabled. Exiting");
-                    break 1;
-                }
-                Signalled::Terminate if !settings.leave_on_terminate => {
-                    tracing::info!("Graceful shutdown disabled. Exiting");
-                    break 1;
-                }
-                Signalled::Interrupt | Signalled::Terminate => {
-                    tracing::info!("Gracefully shutting down agent...");
-                    break gracefully(&config, backend.as_ref(), &gossip, &mut signals).await;
-                }
-            },
-            ended = &mut joined => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "cannot join");
-                    break 1;
+                    Control::Leave(answer) => {
+                        let left = self.leave(signals).await;
+                        let code = u8::from(left.is_err());
+                        let _ = answer.send(left);
+                        return code;
+                    }
+                },
+                signalled = signals.next() => match signalled {
+                    Signalled::Hangup => {
+                        if let Err(error) = self.reload_now(level, reload).await {
+                            tracing::error!(%error, "reload failed, the old settings stay in force");
+                        }
+                    }
+                    Signalled::Interrupt if self.skip_leave_on_interrupt => {
+                        tracing::info!("Graceful shutdown disabled. Exiting");
+                        return 1;
+                    }
+                    Signalled::Terminate if !self.leave_on_terminate => {
+                        tracing::info!("Graceful shutdown disabled. Exiting");
+                        return 1;
+                    }
+                    Signalled::Interrupt | Signalled::Terminate => {
+                        return self.leave_in_time(signals).await;
+                    }
+                },
+                ended = &mut joined => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "cannot join");
+                        return 1;
+                    }
                 }
             }
         }
-    };
-    tasks.stop_and_wait(STOP_MAX).await;
-    server_tasks.stop_and_wait(STOP_MAX).await;
-    gossip_tasks.stop_and_wait(STOP_MAX).await;
-    tracing::info!("Exit code: code={code}");
-    Ok(code)
+    }
+
+    /// Reads the settings again and puts them into force; files are read off the async threads.
+    async fn reload_now(&self, level: &LogLevel, reload: &Reload) -> Result<(), String> {
+        let new = tokio::task::block_in_place(reload)?;
+        let log_level = new.log_level.clone();
+        self.agent.reload(new).await.map_err(|error| one_line(&error))?;
+        level.set(&log_level);
+        tracing::info!("configuration reloaded");
+        Ok(())
+    }
+
+    async fn leave_in_time(&self, signals: &mut Signals) -> u8 {
+        tracing::info!("Gracefully shutting down agent...");
+        match tokio::time::timeout(LEAVE_MAX, self.leave(signals)).await {
+            Ok(Ok(())) => {
+                tracing::info!("Graceful exit completed");
+                0
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "graceful exit failed");
+                1
+            }
+            Err(_) => {
+                tracing::error!(limit = ?LEAVE_MAX, "graceful exit took too long");
+                1
+            }
+        }
+    }
+
+    /// Leaves; a signal that comes meanwhile ends that at once.
+    async fn leave(&self, signals: &mut Signals) -> Result<(), String> {
+        tokio::select! {
+            biased;
+            _ = signals.next() => Err("a further signal: exiting at once".to_owned()),
+            left = self.hand_over() => left,
+        }
+    }
+
+    /// Hands over, says goodbye, and goes on answering for a moment.
+    async fn hand_over(&self) -> Result<(), String> {
+        self.agent.retire();
+        if let Err(error) = self.backend.leave().await {
+            tracing::warn!(%error, "left without the servers' consent");
+        }
+        self.gossip.leave().await.map_err(|error| one_line(&error))?;
+        if self.config.server {
+            tokio::time::sleep(self.config.leave_drain_time).await;
+        }
+        Ok(())
+    }
 }
 
 fn client_backend(
@@ -187,56 +292,6 @@ fn client_backend(
     let pool = net::Pool::new(identity, limits, clock.clone(), rng.clone(), tasks);
     let cluster = Arc::clone(gossip) as Arc<dyn Cluster>;
     net::Client::start(cluster, pool, boot_id, rng.clone(), clock.clone(), tasks)
-}
-
-/// Reads the settings again and puts them into force; files are read off the async threads.
-async fn reload_now(agent: &Agent, level: &LogLevel, reload: &Reload) -> Result<(), String> {
-    let new = tokio::task::block_in_place(reload)?;
-    level.set(&new.log_level);
-    agent.reload(new).await.map_err(|error| one_line(&error))?;
-    tracing::info!("configuration reloaded");
-    Ok(())
-}
-
-/// Hands over, says goodbye, and goes on answering for a moment.
-async fn leave(config: &Config, backend: &dyn Backend, gossip: &Gossip) -> Result<(), String> {
-    if let Err(error) = backend.leave().await {
-        tracing::warn!(%error, "left without the servers' consent");
-    }
-    gossip.leave().await.map_err(|error| one_line(&error))?;
-    if config.server {
-        tokio::time::sleep(config.leave_drain_time).await;
-    }
-    Ok(())
-}
-
-async fn gracefully(
-    config: &Config,
-    backend: &dyn Backend,
-    gossip: &Gossip,
-    signals: &mut Signals,
-) -> u8 {
-    tokio::select! {
-        biased;
-        _ = signals.next() => {
-            tracing::warn!("a second signal: exiting at once");
-            1
-        }
-        left = tokio::time::timeout(LEAVE_MAX, leave(config, backend, gossip)) => match left {
-            Ok(Ok(())) => {
-                tracing::info!("Graceful exit completed");
-                0
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "graceful exit failed");
-                1
-            }
-            Err(_) => {
-                tracing::error!(limit = ?LEAVE_MAX, "graceful exit took too long");
-                1
-            }
-        },
-    }
 }
 
 /// Waits until this node's own service is in the catalog with its health.
@@ -345,6 +400,13 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
         })
+    }
+
+    /// Returns when the process is told to stop while it still starts.
+    async fn abort(&mut self) {
+        while self.next().await == Signalled::Hangup {
+            tracing::error!("cannot reload before the agent has started");
+        }
     }
 
     async fn next(&mut self) -> Signalled {

@@ -114,15 +114,21 @@ pub async fn start(config: Config, outside: Outside, tasks: &Tasks) -> Result<Ag
 }
 
 impl Agent {
-    /// Joins as the settings say. Ends only with an error: when the attempts allowed are used up.
+    /// Joins as the settings say, and again whenever this node ends up alone. Ends only with an
+    /// error: when the attempts allowed to the first join are used up.
     pub fn join(&self) -> Pin<Box<dyn Future<Output = Result<(), JoinExhausted>> + Send>> {
         let gossip = Arc::clone(&self.gossip);
         let (settings, clock, rng) =
             (self.config.join.clone(), self.clock.clone(), self.rng.clone());
         Box::pin(async move {
-            join::run(gossip, settings, clock, rng).await?;
-            std::future::pending().await
+            join::run(Arc::clone(&gossip), settings.clone(), clock.clone(), rng.clone()).await?;
+            match join::keep(gossip, settings, clock, rng).await {}
         })
+    }
+
+    /// This node leaves: from now on nothing is pushed to the catalog, where the leader removes it.
+    pub fn retire(&self) {
+        self.local.retire();
     }
 
     /// Puts new settings into force; with an error the old ones stay.

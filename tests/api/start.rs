@@ -74,3 +74,21 @@ fn the_agent_says_who_it_is() {
     assert_eq!(raft["Servers"][0]["Leader"], true);
     assert_eq!(raft["Servers"][0]["Voter"], true);
 }
+
+#[test]
+fn an_agent_without_http_runs_until_it_is_told_to_stop() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = Network::new();
+    let mut dev = Muster::dev(dir.path(), &network.ip(1), &["-http-port=-1"]);
+    let says = |dev: &Muster, what: &str| {
+        eventually(what, || {
+            let log = dev.tail();
+            if log.contains(what) { Ok(()) } else { Err(log) }
+        });
+    };
+    says(&dev, "running");
+    dev.signal(libc::SIGHUP);
+    says(&dev, "configuration reloaded");
+    dev.signal(libc::SIGTERM);
+    assert_eq!(dev.wait(Duration::from_secs(10)).code(), Some(1));
+}

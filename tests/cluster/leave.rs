@@ -12,13 +12,44 @@ fn a_client_that_is_terminated_leaves() {
     let server = &cluster.servers[0];
     server.wait_for_members(Duration::from_secs(20), 1, &["c11", "s1", "s2", "s3"]);
     client.signal(libc::SIGTERM);
+    let start = now();
     let status = client.wait(Duration::from_secs(20));
     assert_eq!(status.code(), Some(0), "{}", client.tail());
+    // It lingers for 3 s.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     server.wait_for_members(Duration::from_secs(10), 3, &["c11"]);
     eventually("its node is deregistered", || {
         let node = server.json("/v1/catalog/node/c11");
         if node.is_null() { Ok(()) } else { Err(node.to_string()) }
     });
+}
+
+#[test]
+fn a_second_signal_ends_a_client_at_once() {
+    let cluster = Cluster::start();
+    let mut client = cluster.client(11);
+    cluster.servers[0].wait_for_members(Duration::from_secs(20), 1, &["c11", "s1", "s2", "s3"]);
+    client.signal(libc::SIGINT);
+    eventually("it leaves", || {
+        let log = client.tail();
+        if log.contains("Gracefully shutting down") { Ok(()) } else { Err(log) }
+    });
+    client.signal(libc::SIGINT);
+    let start = now();
+    let status = client.wait(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(1), "{}", client.tail());
+    assert!(start.elapsed() < Duration::from_millis(2_500), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_agent_whose_join_attempts_are_used_up_exits() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = crate::support::Network::new();
+    let mut client =
+        crate::support::Muster::member(dir.path(), &network, 11, "c11", &["-retry-max=2"]);
+    assert_eq!(client.wait(Duration::from_secs(20)).code(), Some(1));
+    let log = client.tail();
+    assert!(log.contains("max join LAN retry exhausted"), "{log}");
 }
 
 #[test]
