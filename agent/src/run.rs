@@ -10,8 +10,8 @@ use rt::{Clock, Rng, Tasks};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, DnsSettings, Reloadable};
-use crate::gossip::Gossip;
 use crate::gossip::join::{self, JoinExhausted};
+use crate::gossip::{Gossip, announce};
 use crate::http::{AllowAll, Context, Control};
 use crate::local::{self, Local, LocalError};
 use crate::view::View;
@@ -109,6 +109,8 @@ pub async fn start(config: Config, outside: Outside, tasks: &Tasks) -> Result<Ag
         metrics,
     };
     http::start(context, http::agent::routes(&local), listeners, tasks);
+    let told = Arc::clone(&gossip) as Arc<dyn Cluster>;
+    tasks.spawn_until_stop("member log", announce::run(told));
     gossip.open();
     Ok(Agent { config, local, reloadable, dns, gossip, clock, rng })
 }

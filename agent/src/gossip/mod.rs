@@ -10,6 +10,7 @@
 //! | `envelope`, `exchange`, `wire` | bytes; README.md has them one by one |
 //! | `driver`, `stream`, `peers`, `start`, `join` | sockets, the file, the thread, finding others |
 
+pub(crate) mod announce;
 mod broadcast;
 mod checking;
 mod codec;
