@@ -1,9 +1,10 @@
 //! Where snapshots are kept: `raft/snapshots/<term>-<index>/state.bin`, or memory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use state::State;
@@ -25,6 +26,35 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(crate) struct Shelf {
     place: Place,
     newest: Arc<Mutex<Option<Stored>>>,
+    claims: Claims,
+}
+
+/// Unfinished directories that somebody still works on.
+type Claims = Arc<Mutex<BTreeSet<PathBuf>>>;
+
+/// Keeps an unfinished directory from being removed. Dropping it does no I/O: the next snapshot
+/// that begins removes what was given up.
+struct Claim {
+    claims: Claims,
+    directory: PathBuf,
+}
+
+impl Claim {
+    fn new(claims: &Claims, directory: &Path) -> Arc<Self> {
+        let (claims, directory) = (Arc::clone(claims), directory.to_owned());
+        lock(&claims).insert(directory.clone());
+        Arc::new(Self { claims, directory })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.claims).remove(&self.directory);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone)]
@@ -41,6 +71,8 @@ pub(crate) struct Stored {
     bytes: u64,
     /// Its state, when it was just verified by loading it: installing need not read it again.
     loaded: Option<Arc<State>>,
+    /// While it is received and not installed.
+    _claim: Option<Arc<Claim>>,
 }
 
 #[derive(Clone)]
@@ -54,6 +86,7 @@ pub(crate) struct Incoming {
     sink: Sink,
     left: u64,
     path: PathBuf,
+    claim: Option<Arc<Claim>>,
 }
 
 enum Sink {
@@ -73,14 +106,15 @@ impl Shelf {
     pub(crate) fn open(
         data_dir: Option<&Path>,
     ) -> Result<(Self, Option<(SnapshotMeta, State)>), SnapshotError> {
-        let newest = Arc::default();
+        let (newest, claims) = (Arc::default(), Claims::default());
         let Some(data_dir) = data_dir else {
-            return Ok((Self { place: Place::Memory, newest }, None));
+            return Ok((Self { place: Place::Memory, newest, claims }, None));
         };
         let directory = raft_directory(data_dir).join("snapshots");
         fs::create_dir_all(&directory).map_err(io_error("make", &directory))?;
-        let shelf = Self { place: Place::Directory(directory.clone()), newest };
-        let Some(path) = sweep(&directory)?.pop() else { return Ok((shelf, None)) };
+        let shelf = Self { place: Place::Directory(directory.clone()), newest, claims };
+        shelf.remove_unfinished(&directory)?;
+        let Some(path) = sweep_whole(&directory)?.pop() else { return Ok((shelf, None)) };
         let stored = Stored::file(path.join(FILE))?;
         let (meta, state) = stored.load()?;
         let stored = Stored { meta: meta.clone(), ..stored };
@@ -88,8 +122,20 @@ impl Shelf {
         Ok((shelf, Some((meta, state))))
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, Option<Stored>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn newest(&self) -> MutexGuard<'_, Option<Stored>> {
+        lock(&self.newest)
+    }
+
+    /// Removes what was not finished and is not being worked on.
+    fn remove_unfinished(&self, shelf: &Path) -> Result<(), SnapshotError> {
+        for item in fs::read_dir(shelf).map_err(io_error("read", shelf))? {
+            let path = item.map_err(io_error("read", shelf))?.path();
+            let unfinished = path.to_string_lossy().ends_with(UNFINISHED);
+            if unfinished && !lock(&self.claims).contains(&path) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The newest whole snapshot.
@@ -114,23 +160,25 @@ impl Shelf {
 
     /// Begins to receive a snapshot of this many bytes; the name tells receptions apart.
     pub(crate) fn begin(&self, bytes: u64, name: &str) -> Result<Incoming, SnapshotError> {
-        let (sink, path) = match &self.place {
-            Place::Memory => (Sink::Memory(Vec::new()), PathBuf::from("in memory")),
+        let (sink, path, claim) = match &self.place {
+            Place::Memory => (Sink::Memory(Vec::new()), PathBuf::from("in memory"), None),
             Place::Directory(shelf) => {
                 let directory = shelf.join(format!("{name}{UNFINISHED}"));
-                remove(&directory)?;
+                // Also a former one of this name, and before this one is claimed.
+                self.remove_unfinished(shelf)?;
+                let claim = Claim::new(&self.claims, &directory);
                 fs::create_dir(&directory).map_err(io_error("make", &directory))?;
                 let path = directory.join(FILE);
                 let file = File::create_new(&path).map_err(io_error("make", &path))?;
-                (Sink::File { file, directory }, path)
+                (Sink::File { file, directory }, path, Some(claim))
             }
         };
-        Ok(Incoming { sink, left: bytes, path })
+        Ok(Incoming { sink, left: bytes, path, claim })
     }
 
     /// Verifies a received snapshot by loading it. It is not on the shelf before it is installed.
     pub(crate) fn verify(&self, incoming: Incoming) -> Result<Stored, SnapshotError> {
-        let Incoming { sink, left, path } = incoming;
+        let Incoming { sink, left, path, claim } = incoming;
         if left != 0 {
             let what = format!("{left} bytes of it did not come");
             return Err(SnapshotError::Damaged { path, what });
@@ -143,7 +191,7 @@ impl Shelf {
             }
         };
         let (meta, state) = stored.load()?;
-        Ok(Stored { meta, loaded: Some(Arc::new(state)), ..stored })
+        Ok(Stored { meta, loaded: Some(Arc::new(state)), _claim: claim, ..stored })
     }
 
     /// Puts a verified snapshot on the shelf as the newest and returns its state.
@@ -232,14 +280,14 @@ impl Stored {
         let mut source =
             Source { bytes: BufReader::with_capacity(BUFFER_BYTES, file), path: path.clone() };
         let meta = source.meta()?;
-        Ok(Self { meta, data: Data::File(path), bytes, loaded: None })
+        Ok(Self { meta, data: Data::File(path), bytes, loaded: None, _claim: None })
     }
 
     fn memory(bytes: Bytes) -> Result<Self, SnapshotError> {
         let mut source = Source { bytes: &bytes[..], path: PathBuf::from("in memory") };
         let meta = source.meta()?;
         let length = bytes.len() as u64;
-        Ok(Self { meta, data: Data::Memory(bytes), bytes: length, loaded: None })
+        Ok(Self { meta, data: Data::Memory(bytes), bytes: length, loaded: None, _claim: None })
     }
 
     /// Size of the file.
@@ -292,17 +340,6 @@ fn remove(path: &Path) -> Result<(), SnapshotError> {
 fn name(meta: &SnapshotMeta) -> String {
     let id = meta.last_log_id;
     id.map_or_else(|| "0-0".to_owned(), |id| format!("{}-{}", id.leader_id.term, id.index))
-}
-
-/// Removes what was not finished; then like [`sweep_whole`].
-fn sweep(shelf: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
-    for item in fs::read_dir(shelf).map_err(io_error("read", shelf))? {
-        let path = item.map_err(io_error("read", shelf))?.path();
-        if path.to_string_lossy().ends_with(UNFINISHED) {
-            remove(&path)?;
-        }
-    }
-    sweep_whole(shelf)
 }
 
 /// Directories of whole snapshots, the newest last.

@@ -123,3 +123,31 @@ fn a_received_snapshot_counts_only_when_it_is_whole() {
         assert_eq!(to.current().map(|stored| stored.meta), Some(meta(60)));
     }
 }
+
+#[test]
+fn what_was_received_in_part_is_removed_when_the_next_comes() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (shelf, _) = Shelf::open(Some(directory.path())).expect("opens");
+    let mut given_up = shelf.begin(1_000, "received-0").expect("begun");
+    given_up.push(&[0; 100]).expect("pushed");
+    drop(given_up);
+    let one = shelf.begin(1_000, "received-1").expect("begun");
+    let other = shelf.begin(1_000, "received-2").expect("begun");
+    assert_eq!(directories(directory.path()), ["received-1.tmp", "received-2.tmp"]);
+    drop(one);
+    shelf.dump(meta(50), &filled(50)).expect("dumped");
+    assert_eq!(directories(directory.path()), ["2-50", "received-2.tmp"]);
+    // Verified, but not installed.
+    drop(other);
+    let mut bytes = Vec::new();
+    let stored = shelf.current().expect("dumped");
+    stored.read().expect("open").read_to_end(&mut bytes).expect("read");
+    let mut whole = shelf.begin(bytes.len() as u64, "received-3").expect("begun");
+    whole.push(&bytes).expect("pushed");
+    let verified = shelf.verify(whole).expect("whole");
+    drop(shelf.begin(1_000, "received-4").expect("begun"));
+    assert_eq!(directories(directory.path()), ["2-50", "received-3.tmp", "received-4.tmp"]);
+    drop(verified);
+    shelf.dump(meta(60), &filled(60)).expect("dumped");
+    assert_eq!(directories(directory.path()), ["2-50", "2-60"]);
+}
