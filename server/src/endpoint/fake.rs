@@ -58,6 +58,8 @@ pub(crate) struct FakeConsensus {
     pub(crate) ready: AtomicBool,
     /// Errors that the next proposals meet; after them all is well.
     pub(crate) faults: Mutex<Vec<(bool, RpcError)>>,
+    /// Committed, but applied only once the lease is confirmed: as on a new leader.
+    pub(crate) unapplied: Mutex<Vec<Proposal>>,
     pub(crate) servers: Mutex<Vec<RaftServer>>,
 }
 
@@ -71,6 +73,7 @@ impl FakeConsensus {
             confirmations: AtomicU64::new(0),
             ready: AtomicBool::new(true),
             faults: Mutex::default(),
+            unapplied: Mutex::default(),
             servers: Mutex::new(vec![raft_server(1, true)]),
         })
     }
@@ -162,6 +165,10 @@ impl Consensus for FakeConsensus {
 
     fn confirm_lease(&self) -> BoxFuture<'static, Result<(), RpcError>> {
         self.confirmations.fetch_add(1, Ordering::SeqCst);
+        let unapplied = std::mem::take(&mut *self.unapplied.lock().expect("no panic"));
+        for proposal in unapplied {
+            self.apply(proposal);
+        }
         ready(if self.is_leader() { Ok(()) } else { Err(RpcError::NoLeader) })
     }
 

@@ -53,7 +53,7 @@ impl Shared {
         Ok(message(&index))
     }
 
-    fn info(&self, asker: NodeId, body: &[u8]) -> Result<Bytes, NetError> {
+    fn info(&self, asker: &Peer, body: &[u8]) -> Result<Bytes, NetError> {
         let question: InfoQuestion = read_message(body)?;
         let parts = &self.endpoint.parts;
         let pristine = parts.consensus.pristine();
@@ -64,7 +64,10 @@ impl Shared {
                 Bootstrap::Alone | Bootstrap::Wait => 0,
             },
             pristine,
-            pledged: question.pledge && pristine && self.pledge(asker),
+            pledged: question.pledge
+                && pristine
+                && asker.role == Role::Server
+                && self.pledge(asker.node_id),
             leader: parts.consensus.leadership().borrow().leader.map(|(_, at)| at),
             ready: parts.consensus.ready(),
         }))
@@ -106,9 +109,7 @@ impl Handler for RpcHandler {
             (method::READ_INDEX, Role::Server) => {
                 Box::pin(async move { shared.read_index().await })
             }
-            (method::SERVER_INFO, _) => {
-                Box::pin(std::future::ready(shared.info(peer.node_id, &body)))
-            }
+            (method::SERVER_INFO, _) => Box::pin(std::future::ready(shared.info(peer, &body))),
             _ => {
                 let unknown = NetError::unknown_method(channel, method);
                 Box::pin(std::future::ready(Err(unknown)))
@@ -200,6 +201,12 @@ mod tests {
         assert!(!pledged(2, false).await);
         assert!(pledged(3, true).await);
         assert!(!pledged(2, true).await);
+        assert!(pledged(3, true).await);
+        // An agent makes no configuration, and must not keep servers from making one.
+        tokio::time::sleep(PLEDGE_TIME).await;
+        let body = message(&InfoQuestion { pledge: true });
+        let bytes = call(&handler, &peer(9, Role::Client), method::SERVER_INFO, body).await;
+        assert!(!read_message::<Info>(&bytes.expect("an answer")).expect("well-formed").pledged);
         assert!(pledged(3, true).await);
         tokio::time::sleep(PLEDGE_TIME).await;
         assert!(pledged(2, true).await);

@@ -34,9 +34,16 @@ impl Endpoint {
         let config = &self.parts.config;
         match op {
             Op::Register(registration) => {
-                let state = self.parts.consensus.state();
-                let checked = register::check(registration, &state, frame.namespace)?;
-                drop(state);
+                let consensus = &self.parts.consensus;
+                let check = || register::check(registration, &consensus.state(), frame.namespace);
+                let checked = match check() {
+                    Ok(checked) => checked,
+                    Err(_) => {
+                        // A new leader may have entries yet to apply that make it right.
+                        consensus.confirm_lease().await?;
+                        check()?
+                    }
+                };
                 self.propose(frame, Command::RegisterV1(checked)).await
             }
             Op::Deregister { node, service_id, check_id } => {

@@ -1,12 +1,13 @@
 //! Writes on the leader.
 
 use model::Name;
-use model::command::Rejection;
+use model::command::{Command, RegisterV1, Rejection};
 use model::rpc::{KvWrite, NewSession, Registration};
 use model::seam::Backend;
 
 use super::super::fake::rows;
 use super::*;
+use crate::consensus::Proposal;
 
 fn new_session(ttl: &str) -> Op {
     Op::SessionCreate(NewSession {
@@ -99,6 +100,34 @@ async fn sessions_are_renewed_and_unknown_ones_are_not_found() {
         assert_eq!(write(&backend, destroy).await, Ok(Body::Done));
     }
     assert!(matches!(write(&backend, renew(&id.to_string())).await, Err(RpcError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_refuses_nothing_for_what_it_has_yet_to_apply() {
+    let (stage, backend) = backend().await;
+    let registration = |services, service_id: &str| Registration {
+        node: rows::node("n1", 1),
+        skip_node_update: false,
+        services,
+        checks: vec![rows::check("n1", "lives", service_id)],
+    };
+    let committed = registration(vec![rows::service("n1", "db", "db")], "db");
+    stage.consensus.unapplied.lock().expect("no panic").push(Proposal {
+        namespace: "default".into(),
+        retry: None,
+        actor: "".into(),
+        reason: "".into(),
+        command: Command::RegisterV1(RegisterV1 {
+            node: committed.node,
+            skip_node_update: false,
+            services: committed.services,
+            checks: committed.checks,
+        }),
+    });
+    let check = |id| Op::Register(Box::new(registration(vec![], id)));
+    assert_eq!(write(&backend, check("db")).await, Ok(Body::Done));
+    let refused = write(&backend, check("other")).await.expect_err("there is no such service");
+    assert_eq!(refused.to_string(), "Unknown service ID 'other' for check ID 'lives'");
 }
 
 #[tokio::test(start_paused = true)]
