@@ -26,6 +26,11 @@ impl Shunned {
         shunned.insert(id, now);
     }
 
+    /// This server has left by itself: if it comes back, it is meant to.
+    fn forgive(&self, id: NodeId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
     fn contains(&self, id: NodeId, now: Instant) -> bool {
         let shunned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shunned.get(&id).is_some_and(|at| now.saturating_duration_since(*at) < SHUN_TIME)
@@ -76,6 +81,11 @@ impl ServerReconcile {
         self.forgotten.extend(before.difference(&self.known));
         self.forgotten.retain(|id| !self.known.contains(id));
 
+        for member in ours.values() {
+            if matches!(member.state, MemberState::Leaving | MemberState::Left) {
+                shunned.forgive(member.id);
+            }
+        }
         let adds = ours.values().filter_map(|member| {
             let address = member.rpc_address()?;
             let server = configuration.iter().find(|server| server.id == member.id);
@@ -170,6 +180,21 @@ mod tests {
         assert_eq!(reconcile.plan(&alive, &configuration, &shunned, now), []);
         let later = now + SHUN_TIME;
         assert_eq!(reconcile.plan(&alive, &configuration, &shunned, later), [add(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_left_and_comes_back_is_added_at_once() {
+        let now = Instant::now();
+        let shunned = Shunned::default();
+        // It has asked for its removal itself.
+        shunned.shun(NodeId([2; 16]), now);
+        let mut reconcile = ServerReconcile::new(NodeId([1; 16]), "dc1".into());
+        let with = |state| members(&[(1, MemberState::Alive, &[]), (2, state, &[])]);
+        let configuration = [raft_server(1, true)];
+        let mut plan = |state| reconcile.plan(&with(state), &configuration, &shunned, now);
+        assert_eq!(plan(MemberState::Alive), []);
+        assert_eq!(plan(MemberState::Left), []);
+        assert_eq!(plan(MemberState::Alive), [add(2)]);
     }
 
     #[tokio::test(start_paused = true)]
