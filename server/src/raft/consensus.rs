@@ -14,11 +14,11 @@ use openraft::{LinearizerOption, ReadPolicy, ServerState};
 use state::{Registry, State};
 use tokio::sync::watch;
 
-use super::errors;
 use super::machine::Published;
 use super::timing::Timing;
 use super::types::{RaftId, RaftNode};
 use super::{Core, Raft};
+use super::{errors, leadership};
 use crate::consensus::{Consensus, Leadership, Proposal};
 
 /// Asks for a quorum's word as the option says, then waits until the state has it.
@@ -65,7 +65,9 @@ impl Consensus for Raft {
     }
 
     fn last_contact_ms(&self) -> Option<u64> {
-        if self.0.core.is_leader() { Some(0) } else { self.0.contact.ago_ms() }
+        let metrics = self.0.core.metrics();
+        let metrics = metrics.borrow_watched();
+        leadership::contact_ms(&metrics, &self.0.contact, self.0.timing)
     }
 
     fn propose(
@@ -98,9 +100,8 @@ impl Consensus for Raft {
     }
 
     fn ready(&self) -> bool {
-        let applied = self.0.published.applied().map_or(0, |id| id.index);
         let heard = self.0.contact.ago_ms().is_some() || self.0.core.is_leader();
-        heard && applied >= self.0.ready_at
+        heard && self.0.published.applied() >= self.0.ready_at
     }
 
     fn configuration(&self) -> (u64, Vec<RaftServer>) {

@@ -62,6 +62,23 @@ fn silence(metrics: &RaftMetrics<TypeConfig>, contact: &Contact) -> Option<Durat
     contact.ago_ms().map(Duration::from_millis)
 }
 
+/// Milliseconds since the leader was last heard; `None`: never. 0 on a leader with a quorum. One that
+/// is cut off is no better than its followers: what it has is as old as its quorum's last word.
+pub(super) fn contact_ms(
+    metrics: &RaftMetrics<TypeConfig>,
+    contact: &Contact,
+    timing: Timing,
+) -> Option<u64> {
+    if metrics.current_leader != Some(metrics.id) {
+        return contact.ago_ms();
+    }
+    let Some(silence) = silence(metrics, contact) else { return contact.ago_ms() };
+    if silence < timing.election_max() {
+        return Some(0);
+    }
+    Some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// What is reported.
 fn view(
     metrics: &RaftMetrics<TypeConfig>,

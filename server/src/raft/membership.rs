@@ -8,18 +8,19 @@ use std::time::Duration;
 use model::command::Rejection;
 use model::rpc::{RaftServer, RpcError};
 use model::{Name, NodeId};
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::{ChangeMembers, Instant as _};
 
 use super::Node;
 use super::errors;
-use super::types::{RaftId, RaftNode};
+use super::types::{RaftId, RaftNode, StoredMembership};
 
 /// Entries by which a learner may lag and still become a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
-/// Time that a learner has to catch up; it stays a learner and may be tried again.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time for which one call waits until a learner has caught up. It goes on catching up meanwhile and
+/// afterwards, and the caller comes back to it: until then other changes must not wait for it.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that one change may take until it is committed, with those before it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +30,14 @@ const RETRY_CHANGE: Duration = Duration::from_millis(20);
 
 /// Time in which a leader must be replaced when it hands over.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether a server votes for good. A change from one set of voters to another goes by a joint
+/// configuration, in which both have to agree; if its leader is lost between the two, or waits for a
+/// quorum for too long, the cluster stays there until the next change. So a server that is a voter
+/// in one of two sets counts as none: then the change is made again, and ends it.
+fn is_voter(configuration: &StoredMembership, id: &RaftId) -> bool {
+    configuration.get_joint_config().iter().all(|voters| voters.contains(id))
+}
 
 fn rejected(text: String) -> RpcError {
     RpcError::Rejected(Rejection::Other(text))
@@ -40,7 +49,6 @@ impl Node {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let configuration = &metrics.membership_config;
-        let voters: BTreeSet<RaftId> = configuration.voter_ids().collect();
         let leader = self.leadership.borrow().leader.map(|(id, _)| id);
         let replicated = |id: &RaftId| {
             if *id == metrics.id {
@@ -54,7 +62,7 @@ impl Node {
             node: node.name.clone(),
             address: node.address.to_string().into(),
             leader: leader == Some(id.0),
-            voter: voters.contains(id),
+            voter: is_voter(configuration, id),
             last_index: replicated(id).unwrap_or(0),
         });
         let index = configuration.log_id().map_or(0, |id| id.index);
@@ -88,7 +96,7 @@ impl Node {
         name: Name,
         address: SocketAddr,
     ) -> Result<(), RpcError> {
-        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        let one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
         self.must_lead()?;
         let id = RaftId(id);
         let node = RaftNode { name, address };
@@ -96,8 +104,7 @@ impl Node {
             let metrics = self.core.metrics();
             let metrics = metrics.borrow_watched();
             let configuration = &metrics.membership_config;
-            let voter = configuration.voter_ids().any(|voter| voter == id);
-            (configuration.get_node(&id).cloned(), voter)
+            (configuration.get_node(&id).cloned(), is_voter(configuration, &id))
         };
         match known {
             Some(known) if known == node => {}
@@ -107,7 +114,11 @@ impl Node {
         if voter {
             return Ok(());
         }
+        drop(one);
         self.caught_up(id).await?;
+        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        self.must_lead()?;
+        // Refused, if it was removed meanwhile.
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
@@ -186,14 +197,19 @@ impl Node {
         Err(rejected(format!("server {id} is not another voter of this cluster")))
     }
 
-    /// The other voter whose log is closest to ours.
+    /// The other voter whose log is closest to ours, of those that answer: on a quiet cluster one that
+    /// has just died is as close as the others, and a transfer cannot be taken back.
     fn successor(&self) -> Result<RaftId, RpcError> {
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let matched = |id: &RaftId| metrics.replication.as_ref()?.get(id).copied().flatten();
+        let answers = |id: &RaftId| {
+            let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(id)?.as_ref());
+            acked.is_some_and(|acked| acked.elapsed() < self.timing.election_max())
+        };
         let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
         others
-            .max_by_key(matched)
+            .max_by_key(|id| (answers(id), matched(id)))
             .ok_or_else(|| rejected("there is no other voter to take over leadership".to_owned()))
     }
 }

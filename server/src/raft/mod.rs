@@ -58,7 +58,7 @@ use self::proposer::{Proposer, Stamping};
 use self::snapshot::Shelf;
 use self::timing::Timing;
 use self::transport::Transport;
-use self::types::{RaftId, TypeConfig};
+use self::types::{LogId, RaftId, TypeConfig};
 use crate::consensus::Leadership;
 
 type Core = openraft::Raft<TypeConfig, Machine>;
@@ -104,8 +104,9 @@ struct Node {
     leadership: watch::Receiver<Leadership>,
     /// Whether log and vote were empty at start: openraft's metrics say so only a moment later.
     began_empty: bool,
-    /// Index that was known to be in the log at start.
-    ready_at: u64,
+    /// The last entry that the log had at start. It may never have been committed, but then what
+    /// took its place is of a later term, and so above it.
+    ready_at: Option<LogId>,
     /// One configuration change at a time.
     changes: Semaphore,
     tasks: Tasks,
@@ -157,7 +158,7 @@ impl Raft {
         let Opened { store, log, shelf, machine, published } = opening?;
         let bounds = log.bounds();
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
-        let ready_at = bounds.last_log_id.map_or(0, |id| id.index);
+        let ready_at = bounds.last_log_id;
         let addresses = Addresses::default();
         let network = Network { transport, stepping, addresses: addresses.clone() };
         let core = Core::new(RaftId(config.node_id), settings, network, store, machine)

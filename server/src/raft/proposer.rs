@@ -150,6 +150,10 @@ struct Term {
 async fn run(stamping: Stamping, mut pending: mpsc::Receiver<Pending>) {
     let mut current: Option<Term> = None;
     while let Some(Pending { mut envelope, admitted, answer }) = pending.recv().await {
+        if answer.is_closed() {
+            // Nobody waits for it any more, and those behind it do.
+            continue;
+        }
         let term = match stamping.term(current.take()).await {
             Ok(term) => term,
             Err(refusal) => {

@@ -1,12 +1,16 @@
 //! Elections, crashes, snapshots, membership, transfer, retries.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::command::{Outcome, RetryV1};
 use model::rpc::RpcError;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
 
 use super::hub::{Hub, Server, address, cluster, leader, node_id, until};
 use crate::consensus::Consensus as _;
+use crate::raft::types::{RaftId, RaftNode};
 
 async fn everywhere(servers: &[Server], key: &str, value: &str) {
     until(&format!("{key} everywhere"), || {
@@ -107,6 +111,7 @@ async fn a_leader_that_is_cut_off_says_so_and_its_followers_find_another() {
     let servers = cluster(&hub, 3).await;
     let old = leader(&servers).await;
     servers[old].set("k", "before").await.expect("written");
+    assert_eq!(servers[old].raft.last_contact_ms(), Some(0));
     hub.cut(servers[old].address);
     until("the cut-off leader knows none", || {
         servers[old].raft.leadership().borrow().leader.is_none().then_some(())
@@ -114,6 +119,8 @@ async fn a_leader_that_is_cut_off_says_so_and_its_followers_find_another() {
     .await;
     assert_eq!(servers[old].raft.confirm_lease().await, Err(RpcError::NoLeader));
     assert_eq!(servers[old].raft.read_index().await, Err(RpcError::NoLeader));
+    let contact = servers[old].raft.last_contact_ms();
+    assert!(contact.is_some_and(|ms| ms > 1_000), "what it has grows old: {contact:?}");
     set_anyhow(&servers, "k", "after").await;
     assert_eq!(servers[old].get("k").as_deref(), Some("before"));
     hub.heal(servers[old].address);
@@ -182,6 +189,85 @@ async fn a_server_that_lags_behind_the_log_gets_a_snapshot_and_becomes_a_voter()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_whose_last_entries_were_never_committed_becomes_ready_again() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 3).await;
+    let old = leader(&servers).await;
+    servers[old].set("k", "v").await.expect("written");
+    everywhere(&servers, "k", "v").await;
+    let last = |server: &Server| server.raft.0.log.bounds().last_log_id.map_or(0, |id| id.index);
+    let committed = last(&servers[old]);
+    hub.cut(servers[old].address);
+    for _ in 0..5 {
+        let lost = servers[old].set("lost", "v");
+        assert!(tokio::time::timeout(Duration::from_millis(10), lost).await.is_err());
+    }
+    until("they are in its log", || (last(&servers[old]) >= committed + 5).then_some(())).await;
+    let crashed = servers.remove(old);
+    let (number, address) = (crashed.id.0[0], crashed.address);
+    let directory = crashed.crash().await;
+    hub.heal(address);
+
+    // A new leader writes one entry of its own, and then all is quiet.
+    leader(&servers).await;
+    let back = Server::start_at(&hub, number, address, directory).await;
+    assert_eq!(last(&back), committed + 5);
+    until("it is ready", || back.raft.ready().then_some(())).await;
+    assert_eq!((back.get("k").as_deref(), back.get("lost")), (Some("v"), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_that_does_not_catch_up_holds_up_nobody() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 1).await;
+    leader(&servers).await;
+    let second = Server::start(&hub, 2).await;
+    let raft = &servers[0].raft;
+    let begun = tokio::time::Instant::now();
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        raft.add_server(node_id(2), "node2".into(), address(2)).await.expect("added");
+        raft.remove_server(node_id(2)).await.expect("removed");
+        begun.elapsed()
+    };
+    let absent = raft.add_server(node_id(9), "node9".into(), address(9));
+    let (absent, took) = tokio::join!(absent, others);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(matches!(absent, Err(RpcError::Rejected(_))), "{absent:?}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_voters_that_stopped_half_way_is_finished() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 1).await;
+    leader(&servers).await;
+    servers.push(Server::start(&hub, 2).await);
+    servers[0].set("first", "v").await.expect("written");
+    let core = &servers[0].raft.0.core;
+    let second = RaftNode { name: "node2".into(), address: address(2) };
+    let learner = ChangeMembers::AddNodes(BTreeMap::from([(RaftId(node_id(2)), second)]));
+    core.change_membership(learner, true).await.expect("a learner");
+    hub.cut(address(2));
+    let voter = ChangeMembers::AddVoterIds(BTreeSet::from([RaftId(node_id(2))]));
+    let change = core.change_membership(voter, true);
+    assert!(tokio::time::timeout(Duration::from_millis(100), change).await.is_err());
+    hub.heal(address(2));
+    set_anyhow(&servers[..1], "k", "v").await;
+    let sets = || {
+        let metrics = core.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_joint_config().len()
+    };
+    assert_eq!(sets(), 2, "both must agree to everything");
+    let votes = || servers[0].raft.configuration().1.iter().filter(|s| s.voter).count();
+    assert_eq!(votes(), 1);
+    servers[0].raft.add_server(node_id(2), "node2".into(), address(2)).await.expect("a voter");
+    assert_eq!((sets(), votes()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn servers_are_added_moved_and_removed() {
     let hub = Hub::default();
     let mut servers = cluster(&hub, 1).await;
@@ -235,6 +321,24 @@ async fn leadership_is_handed_over_without_a_gap_for_an_election() {
     assert!(servers[to].raft.transfer(Some(node_id(9))).await.is_err(), "not a server");
     servers[to].raft.transfer(None).await.expect("handed over to whoever is closest");
     assert_ne!(leader(&servers).await, to);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_to_a_server_that_answers() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let old = leader(&servers).await;
+    servers[old].set("k", "v").await.expect("written");
+    everywhere(&servers, "k", "v").await;
+    // Nothing is written any more: its log stays as close as the other one's.
+    let gone = if old == 2 { 1 } else { 2 };
+    hub.cut(servers[gone].address);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = tokio::time::Instant::now();
+    servers[old].raft.transfer(None).await.expect("handed over");
+    assert_eq!(leader(&servers).await, 3 - old - gone);
+    // An election without it would take longer.
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,9 +24,46 @@ use crate::raft::log::{Disk, Stepping};
 use crate::raft::transport::{Transport, method};
 use crate::raft::{Parts, Raft, RaftConfig};
 
+/// Real time that a test may take. One that spins never lets virtual time pass, so that no timeout
+/// of its own can end it.
+const REAL_TIME_MAX: Duration = Duration::from_secs(300);
+
 /// Where servers find each other.
-#[derive(Clone, Default)]
-pub(super) struct Hub(Arc<Mutex<Wires>>);
+pub(super) struct Hub {
+    wires: Arc<Mutex<Wires>>,
+    /// Held by the test itself, not by its servers; dropped at its end.
+    _watchdog: Option<mpsc::Sender<()>>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { wires: Arc::default(), _watchdog: Some(watchdog()) }
+    }
+}
+
+impl Clone for Hub {
+    fn clone(&self) -> Self {
+        Self { wires: Arc::clone(&self.wires), _watchdog: None }
+    }
+}
+
+/// Ends the process if what it returns is not dropped in time.
+fn watchdog() -> mpsc::Sender<()> {
+    let (held, gone) = mpsc::channel();
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let watch = move || {
+        if gone.recv_timeout(REAL_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
+            #[expect(clippy::print_stderr, reason = "the last words of the process")]
+            {
+                eprintln!("{test} has not ended after {REAL_TIME_MAX:?} of real time: it spins");
+            }
+            std::process::abort();
+        }
+    };
+    // A thread of its own, since the test's may be the one that spins.
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(watch).expect("a thread");
+    held
+}
 
 #[derive(Default)]
 struct Wires {
@@ -35,7 +73,7 @@ struct Wires {
 
 impl Hub {
     fn wires(&self) -> MutexGuard<'_, Wires> {
-        self.0.lock().expect("no test panics while it holds the wires")
+        self.wires.lock().expect("no test panics while it holds the wires")
     }
 
     /// Cuts a server off from all others; what is under way to it breaks.
