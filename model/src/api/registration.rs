@@ -78,6 +78,14 @@ pub fn register(body: &Value) -> Result<(Name, Registration), RegistrationError>
                 check.node, check.id
             ));
         }
+        // An empty id would be a critical check of the node that nobody meant.
+        if check.id.is_empty() {
+            return invalid(format!(
+                "failed inserting check on node {}: failed inserting check: object missing \
+                 primary index",
+                crate::duration::quote(name)
+            ));
+        }
     }
     let node = NodeV1 {
         name: name.into(),

@@ -78,6 +78,16 @@ fn refusals_have_consuls_texts() {
             "Node 'm' for check 'c' doesn't match register request node 'n'",
         ),
         (
+            json!({"Node": "n", "Address": "a", "Check": {}}),
+            "failed inserting check on node \"n\": failed inserting check: object missing primary \
+             index",
+        ),
+        (
+            json!({"Node": "n", "Address": "a", "Checks": [{"Name": "c"}, {"Status": "passing"}]}),
+            "failed inserting check on node \"n\": failed inserting check: object missing primary \
+             index",
+        ),
+        (
             json!({"Node": "n", "Address": "a", "Nope": 1}),
             "Request decode failed: json: unknown field \"Nope\"",
         ),
