@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use model::rpc::Consistency;
+use model::rpc::{Consistency, Op};
 use rt::{Clock, Rng};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::view::{ASK_HOLD, Answer, Held, Question, View, ViewError};
 
@@ -25,11 +25,20 @@ const DRAFTS_MAX: usize = 4_096;
 /// Longest time for an answer: a resolver has asked elsewhere by then.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
+/// Whole catalogs that are fetched at once, for reverse lookups of unknown addresses: each may take
+/// many megabytes, and anybody can ask.
+const WHOLE_AT_ONCE: usize = 2;
+
 /// Rounds of asking for what an answer needs: its own rows, and those behind each hop.
 const ROUNDS_MAX: usize = 6;
 
 /// Answers older than this are counted (Consul's limit).
 const STALE_COUNTED: Duration = Duration::from_secs(5);
+
+/// Room for whole catalogs, shared by all clerks.
+pub(super) fn whole_catalogs() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(WHOLE_AT_ONCE))
+}
 
 /// See the module.
 #[derive(Clone)]
@@ -39,6 +48,7 @@ pub(super) struct Clerk {
     clock: Clock,
     rng: Rng,
     drafts: Arc<Mutex<Drafts>>,
+    whole: Arc<Semaphore>,
     stale: metrics::Counter,
 }
 
@@ -73,9 +83,10 @@ impl Clerk {
         settings: watch::Receiver<Arc<Settings>>,
         clock: Clock,
         rng: Rng,
+        whole: Arc<Semaphore>,
     ) -> Self {
         let stale = metrics::counter!("consul.dns.stale_queries");
-        Self { view, settings, clock, rng, drafts: Arc::default(), stale }
+        Self { view, settings, clock, rng, drafts: Arc::default(), whole, stale }
     }
 
     /// Answers into `out` if all rows are at hand.
@@ -188,6 +199,8 @@ impl Clerk {
     /// Asks the view; an answer older than the settings allow is asked for again at the leader.
     async fn ask(&self, question: Question, max_stale: Duration) -> Learnt {
         if !question.is_held() {
+            let whole = matches!(question.op, Op::AllInstances { .. });
+            let _room = if whole { self.whole.acquire().await.ok() } else { None };
             return self.view.ask(question).await.map(|answer| (None, answer));
         }
         let (held, answer) = self.view.hold(question.clone(), ASK_HOLD).await?;

@@ -86,9 +86,11 @@ pub fn start(listeners: Listeners, sources: Sources, tasks: &Tasks) -> Result<()
         // Nobody can change them any more; the last ones stay in force.
         made.closed().await;
     });
+    let whole = clerk::whole_catalogs();
     let clerk = || {
         let rng = Rng::from_seed(rng.u64());
-        Clerk::new(Arc::clone(&view), followed.clone(), clock.clone(), rng)
+        let (view, whole) = (Arc::clone(&view), Arc::clone(&whole));
+        Clerk::new(view, followed.clone(), clock.clone(), rng, whole)
     };
     let (udp, tcp) = listeners.into_parts();
     let in_flight = udp::in_flight();

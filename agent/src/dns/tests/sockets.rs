@@ -10,12 +10,12 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use model::id::LogIndex;
 use model::row::Status;
-use model::rpc::{Answer as RpcAnswer, Consistency, Reply, Request, RpcError};
+use model::rpc::{Answer as RpcAnswer, Consistency, Op, Reply, Request, RpcError};
 use model::seam::{Backend, BoxFuture, ByteStream, Link};
 use rt::{Clock, Rng, Tasks};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::DnsSettings;
 use crate::dns::{Listeners, Sources, start};
@@ -36,6 +36,9 @@ struct Servers {
     last_contact_ms: u64,
     /// Reads that wanted more than a copy.
     fresh: AtomicUsize,
+    /// Whole catalogs wait for a permit here; how many do, and the most that ever did at once.
+    whole: Semaphore,
+    waiting: watch::Sender<(usize, usize)>,
 }
 
 impl Servers {
@@ -48,6 +51,8 @@ impl Servers {
             connected: true,
             last_contact_ms: 0,
             fresh: AtomicUsize::new(0),
+            whole: Semaphore::new(0),
+            waiting: watch::Sender::default(),
         }
     }
 
@@ -66,6 +71,14 @@ impl Backend for Shared {
         let servers = Arc::clone(&self.0);
         servers.asked.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
+            if matches!(request.op, Op::AllInstances { .. }) {
+                servers.waiting.send_modify(|(now, most)| {
+                    *now += 1;
+                    *most = (*most).max(*now);
+                });
+                servers.whole.acquire().await.expect("never closed").forget();
+                servers.waiting.send_modify(|(now, _)| *now -= 1);
+            }
             let asked = Question {
                 dc: request.dc.clone(),
                 consistency: Consistency::Stale,
@@ -189,6 +202,29 @@ async fn both_transports_answer_and_follow_changes() {
     let gone = udp(address, &asked).await;
     assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
     assert!(tasks.stop_and_wait(LIMIT).await.unfinished.is_empty());
+}
+
+/// Each may take many megabytes, and anybody can ask for unknown addresses.
+#[tokio::test]
+async fn few_whole_catalogs_are_fetched_at_once() {
+    const ASKERS: u8 = 12;
+    let House { servers, address, .. } = house(Servers::new(web(1)));
+    let mut askers = tokio::task::JoinSet::new();
+    for i in 0..ASKERS {
+        let asked = question(&format!("{i}.9.9.9.in-addr.arpa"), RecordType::PTR);
+        askers.spawn(async move { udp(address, &asked).await });
+    }
+    let mut waiting = servers.waiting.subscribe();
+    let full = waiting.wait_for(|(now, _)| *now == 2);
+    tokio::time::timeout(LIMIT, full).await.expect("in time").expect("kept");
+    // Other questions are answered meanwhile.
+    until_answers(address, &question("web.service.consul", RecordType::A), 1).await;
+    servers.whole.add_permits(usize::from(ASKERS));
+    while let Some(answer) = askers.join_next().await {
+        let answer = answer.expect("answered");
+        assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    }
+    assert_eq!(*servers.waiting.borrow(), (0, 2));
 }
 
 #[tokio::test]
