@@ -20,7 +20,7 @@ const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash")
 pub(super) fn routes(local: &Arc<Local>) -> Vec<Route> {
     [
         Route::get("/v1/agent/services", with(local, services)),
-        Route::get("/v1/agent/service/", with(local, service)),
+        Route::watch("/v1/agent/service/", with(local, service)),
         Route::put("/v1/agent/service/register", with(local, register)),
         Route::put("/v1/agent/service/deregister/", with(local, deregister)),
         Route::put("/v1/agent/service/maintenance/", with(local, maintenance)),

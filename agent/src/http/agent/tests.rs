@@ -304,6 +304,24 @@ async fn a_hash_waits_for_the_service_to_change() {
 }
 
 #[tokio::test]
+async fn a_stopping_agent_answers_who_waits_for_a_hash() {
+    let agent = Agent::new().await;
+    agent.put("service/register", json!({"Name": "web"})).await.is(200, "");
+    let hash = agent.get("service/web").await.header("x-consul-contenthash").to_owned();
+    let path = format!("service/web?hash={hash}&wait=60s");
+    // A handler under way holds the room.
+    let at_rest = Arc::strong_count(&agent.local);
+    let (answer, ()) = tokio::join!(agent.get(&path), async {
+        while Arc::strong_count(&agent.local) == at_rest {
+            tokio::task::yield_now().await;
+        }
+        agent.tasks.stop();
+    });
+    answer.is(500, "No cluster leader");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn the_agent_tells_who_it_is_and_whom_it_knows() {
     let agent = Agent::new().await;
     let myself = agent.get("self").await.json();
