@@ -27,6 +27,9 @@ async fn create(call: Call) -> Result<Answer, ApiError> {
     let body = if call.bytes()?.is_empty() { None } else { Some(call.json()?) };
     let session = api::kv::new_session(body.as_ref(), &call.context.config.node_name)
         .map_err(decode_failed)?;
+    if session.node.is_empty() {
+        return Err(ApiError::Internal("Must provide Node".into()));
+    }
     let Body::Session(id) = call.order(&options, Op::SessionCreate(session)).await?.body else {
         return Err(foreign_reply());
     };

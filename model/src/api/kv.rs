@@ -90,11 +90,11 @@ pub fn sessions(rows: &[Arc<SessionV1>]) -> Vec<u8> {
 }
 
 /// The body of `session/create`; `None` is an empty body. Unknown fields are ignored. `node` is
-/// this agent's.
+/// this agent's, for a body that names none; a name that is given and empty stays empty.
 pub fn new_session(body: Option<&Value>, node: &str) -> Result<NewSession, InputError> {
     let null = Value::Null;
     let mut object = Object::new(body.unwrap_or(&null), "SessionRequest")?;
-    let given_node = object.text(&["Node"])?;
+    let given_node = object.text_option(&["Node"])?;
     let behavior = object.text(&["Behavior"])?;
     let lock_delay = lock_delay(object.take(&["LockDelay"]))?;
     // `null` for a list counts as given and empty, not as absent.
@@ -104,7 +104,7 @@ pub fn new_session(body: Option<&Value>, node: &str) -> Result<NewSession, Input
     let own = |list: Vec<&str>| list.into_iter().map(Into::into).collect::<Vec<_>>();
     Ok(NewSession {
         name: object.text(&["Name"])?.into(),
-        node: if given_node.is_empty() { node } else { given_node }.into(),
+        node: given_node.unwrap_or(node).into(),
         lock_delay_ns: u64::try_from(lock_delay).unwrap_or(0),
         behavior: if behavior.is_empty() { "release" } else { behavior }.into(),
         ttl: object.text(&["TTL"])?.into(),
@@ -287,5 +287,9 @@ mod tests {
         let session = new_session(Some(&body), "own").expect("valid");
         assert_eq!((&*session.node, &*session.behavior, &*session.ttl), ("x", "delete", "10s"));
         assert_eq!(session.service_checks, Some(vec![("c".into(), "".into())]));
+        for (body, node) in [(json!({"Node": null}), "own"), (json!({"Node": ""}), "")] {
+            let session = new_session(Some(&body), "own").expect("valid");
+            assert_eq!(&*session.node, node, "{body}");
+        }
     }
 }

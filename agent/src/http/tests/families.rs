@@ -229,6 +229,7 @@ async fn sessions() {
             "Request decode failed: time: unknown unit \"d\" in duration \"1d\"",
         ),
         (r#"{"Behavior":"x"}"#, 500, "Invalid Behavior setting 'x'"),
+        (r#"{"Node":""}"#, 500, "Must provide Node"),
     ] {
         let seen = door.put("/v1/session/create", body).await;
         assert_eq!((seen.status, &*seen.text()), (status, text), "{body}");
