@@ -58,9 +58,9 @@ impl Answer {
             .header(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type))
     }
 
-    /// 404 with an empty body: no such object.
+    /// 404 with an empty body, which has no type: no such object.
     pub fn missing() -> Self {
-        Self::new(StatusCode::NOT_FOUND, Content::Text, Bytes::new())
+        Self::new(StatusCode::NOT_FOUND, Content::Custom, Bytes::new())
     }
 
     /// With another status.

@@ -116,6 +116,8 @@ async fn kv_headers() {
         assert_eq!(seen.header("x-content-type-options"), guarded, "{path}");
         assert_eq!(seen.header("content-security-policy"), raw.then_some("sandbox"), "{path}");
     }
+    // An empty body has no type, as in Consul.
+    assert_eq!(door.get("/v1/kv/gone").await.header("content-type"), None);
     let raw = door.get("/v1/kv/there?raw").await;
     assert_eq!(raw.header("content-type"), Some("text/plain"));
     assert_eq!(raw.header("content-length"), Some("3"));
