@@ -108,7 +108,7 @@ fn dependencies_point_one_way() {
         ("rt", &["model", "net", "state", "server", "agent"]),
         ("net", &["state", "server", "agent", "openraft", "foca", "redb"]),
         ("server/state", &["tokio", "rt", "net", "server", "agent", "openraft", "redb", "rand"]),
-        ("server", &["agent", "foca", "axum", "hickory-server"]),
+        ("server", &["agent", "foca", "axum", "hickory-proto"]),
         ("agent", &["server", "state", "openraft"]),
     ];
     for (room, banned) in rules {
