@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use http_body_util::BodyExt as _;
 
 use super::error::ApiError;
 
@@ -21,7 +21,7 @@ const DRAIN_MAX: u64 = 16 << 20;
 
 /// The body, at most `limit` bytes. What is announced or found to be larger is refused.
 pub(crate) async fn read(
-    mut body: Incoming,
+    mut body: Body,
     headers: &HeaderMap,
     limit: usize,
 ) -> Result<Bytes, ApiError> {
@@ -47,7 +47,7 @@ pub(crate) async fn read(
     }
 }
 
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
+async fn next(body: &mut Body) -> Result<Option<Bytes>, ApiError> {
     loop {
         match tokio::time::timeout(STALL, body.frame()).await {
             Err(_) => return Err(ApiError::SlowBody),
@@ -63,7 +63,7 @@ async fn next(body: &mut Incoming) -> Result<Option<Bytes>, ApiError> {
     }
 }
 
-async fn collect(body: &mut Incoming, limit: u64) -> Result<Bytes, ApiError> {
+async fn collect(body: &mut Body, limit: u64) -> Result<Bytes, ApiError> {
     let Some(first) = next(body).await? else { return Ok(Bytes::new()) };
     let fits = |bytes: usize| {
         let found = bytes as u64;
@@ -84,7 +84,7 @@ async fn collect(body: &mut Incoming, limit: u64) -> Result<Bytes, ApiError> {
     Ok(all.freeze())
 }
 
-async fn drain(mut body: Incoming, announced: u64) {
+async fn drain(mut body: Body, announced: u64) {
     if announced > DRAIN_MAX {
         return;
     }

@@ -1,7 +1,6 @@
 //! One request on its way through a handler.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +28,6 @@ pub struct Call {
     pub params: Params,
     /// Headers.
     pub headers: HeaderMap,
-    /// Who asks; `None` on a Unix socket.
-    pub peer: Option<SocketAddr>,
     /// Follows the request through all rooms' logs.
     pub trace_id: u64,
     pub(crate) blocking: bool,

@@ -1,18 +1,17 @@
 //! The way of one request through the frame: path, route, method, permission, handler, answer.
 //! The order decides which error a client sees (spec/http-api-1.md §1.3).
 
-use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{Method, StatusCode};
 use model::rpc::RpcError;
 use tokio_util::sync::CancellationToken;
 
@@ -28,48 +27,40 @@ use super::{body, options, path};
 /// A request that does not wait and takes longer than this is logged.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// A handler panicked; the connection is closed.
-#[derive(Debug, thiserror::Error)]
-#[error("a request's handler panicked")]
-pub(crate) struct Panicked;
+/// The service that answers every request. axum carries it; its own table stays empty, because
+/// Consul's paths are bytes, its 405s and 301s follow rules of their own, and all of that must
+/// hold for unknown paths too. `stop` ends parked reads.
+pub(crate) fn router(context: Arc<Context>, routes: Vec<Route>, stop: CancellationToken) -> Router {
+    let door = Arc::new(Door::new(context, routes, stop));
+    Router::new()
+        .fallback(move |request: Request| Arc::clone(&door).answer(request))
+        // Turns the handler into a service once instead of for each request.
+        .with_state(())
+}
 
 /// The frame around all handlers.
-pub(crate) struct Door {
-    pub(crate) context: Arc<Context>,
+struct Door {
+    context: Arc<Context>,
     table: Table,
     trace: AtomicU64,
+    stop: CancellationToken,
 }
 
 impl Door {
-    pub(crate) fn new(context: Arc<Context>, routes: Vec<Route>) -> Self {
+    fn new(context: Arc<Context>, routes: Vec<Route>, stop: CancellationToken) -> Self {
         let trace = AtomicU64::new(context.rng.u64());
-        Self { table: Table::new(routes), context, trace }
+        Self { table: Table::new(routes), context, trace, stop }
     }
 
     /// Answers one request. Dropping the future cancels what it does.
-    pub(crate) async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        peer: Option<SocketAddr>,
-        stop: CancellationToken,
-    ) -> Result<Response<Full<Bytes>>, Panicked> {
-        let work = AssertUnwindSafe(self.route(request, peer, &stop)).catch_unwind();
-        let mut response = work.await.map_err(|_| {
-            metrics::counter!("consul_http_panics").increment(1);
-            tracing::error!("a request's handler panicked; its connection is closed");
-            Panicked
-        })?;
+    async fn answer(self: Arc<Self>, request: Request) -> Response {
+        let mut response = self.route(request).await;
         let settings = Arc::clone(&self.context.reloadable.borrow());
         finish::add_static_headers(response.headers_mut(), &settings.http_response_headers);
-        Ok(response)
+        response
     }
 
-    async fn route(
-        &self,
-        request: Request<Incoming>,
-        peer: Option<SocketAddr>,
-        stop: &CancellationToken,
-    ) -> Response<Full<Bytes>> {
+    async fn route(&self, request: Request) -> Response {
         let (parts, incoming) = request.into_parts();
         let raw = parts.uri.path();
         let Some(decoded) = path::decode(raw) else {
@@ -110,13 +101,12 @@ impl Door {
             method: parts.method,
             params,
             headers: parts.headers,
-            peer,
             trace_id: self.trace.fetch_add(1, Ordering::Relaxed),
             blocking: route.blocking,
             body,
         };
         let trace_id = call.trace_id;
-        let result = self.handle(route, call, stop).await;
+        let result = self.handle(route, call).await;
         let took = self.context.clock.now() - started;
         time.record(took.as_secs_f64());
         if took > SLOW && !route.blocking {
@@ -128,12 +118,7 @@ impl Door {
         finish::response(result, form)
     }
 
-    async fn handle(
-        &self,
-        route: &Route,
-        call: Call,
-        stop: &CancellationToken,
-    ) -> Result<Answer, ApiError> {
+    async fn handle(&self, route: &Route, call: Call) -> Result<Answer, ApiError> {
         match route.permission {
             Permission::Open | Permission::ByServer | Permission::ByHandler => {}
             permission => self.context.authorizer.allow(&call.token(), permission)?,
@@ -145,11 +130,11 @@ impl Door {
         tokio::select! {
             biased;
             answered = (route.handler)(call) => answered,
-            () = stop.cancelled() => Err(RpcError::Leaving.into()),
+            () = self.stop.cancelled() => Err(RpcError::Leaving.into()),
         }
     }
 
-    fn unknown(&self, path: &[u8]) -> Response<Full<Bytes>> {
+    fn unknown(&self, path: &[u8]) -> Response {
         const IN_API: &str = "Invalid URL path: not a recognized HTTP API endpoint\n";
         const ELSEWHERE: &str = "Invalid URL path: if attempting to use the HTTP API, ensure the \
                                  path starts with '/v1/'\n";
@@ -167,9 +152,9 @@ impl Door {
     }
 }
 
-fn wrong_method(method: &Method, allow: &str) -> Response<Full<Bytes>> {
+fn wrong_method(method: &Method, allow: &str) -> Response {
     if *method == Method::OPTIONS {
-        let mut response = Response::new(Full::new(Bytes::new()));
+        let mut response = Response::new(Body::empty());
         if let Ok(value) = HeaderValue::from_str(allow) {
             response.headers_mut().insert(header::ALLOW, value);
         }
@@ -180,7 +165,7 @@ fn wrong_method(method: &Method, allow: &str) -> Response<Full<Bytes>> {
 }
 
 /// 301. The location stays as encoded as it came.
-fn moved(path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+fn moved(path: &str, query: Option<&str>) -> Response {
     let location = match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

@@ -3,12 +3,13 @@
 
 use std::io::Write as _;
 
+use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, StatusCode};
 use model::api::json;
 
 use super::answer::{Answer, Content};
@@ -49,14 +50,14 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// The response to an answer or an error, without the headers that all have.
-pub(crate) fn response(result: Result<Answer, ApiError>, form: Form) -> Response<Full<Bytes>> {
+pub(crate) fn response(result: Result<Answer, ApiError>, form: Form) -> Response {
     match result {
         Ok(answer) => success(answer, form),
         Err(error) => failure(&error),
     }
 }
 
-fn success(answer: Answer, form: Form) -> Response<Full<Bytes>> {
+fn success(answer: Answer, form: Form) -> Response {
     let Answer { status, content, mut body, headers } = answer;
     let label = match content {
         Content::Json => Some("application/json"),
@@ -78,7 +79,7 @@ fn success(answer: Answer, form: Form) -> Response<Full<Bytes>> {
         body = smaller;
         compressed = true;
     }
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if let Some(label) = label {
@@ -96,7 +97,7 @@ fn gzip(body: &[u8]) -> Option<Bytes> {
     encoder.finish().ok().map(Bytes::from)
 }
 
-fn failure(error: &ApiError) -> Response<Full<Bytes>> {
+fn failure(error: &ApiError) -> Response {
     let mut response = text(error.status(), error.to_string());
     if let ApiError::Method { allow, .. } = error
         && let Ok(value) = HeaderValue::from_str(allow)
@@ -110,8 +111,8 @@ fn failure(error: &ApiError) -> Response<Full<Bytes>> {
 }
 
 /// A plain text response.
-pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -1,8 +1,9 @@
 //! The HTTP door: Consul's API under `/v1`.
 //!
-//! A request walks through [`door`](self): raw path, route table, method, permission, body within
-//! its limit, handler, answer. A handler turns a [`Call`] into an operation for the servers and
-//! the reply into an [`Answer`]; statuses of errors are made by [`ApiError`] alone.
+//! Connections are ours (`server`, `guard`); each serves one axum router whose fallback is the
+//! [`door`](self). There a request walks through raw path, route table, method, permission, body
+//! within its limit, handler, answer. A handler turns a [`Call`] into an operation for the servers
+//! and the reply into an [`Answer`]; statuses of errors are made by [`ApiError`] alone.
 //!
 //! | family | file |
 //! |---|---|
@@ -54,9 +55,11 @@ pub use server::{BindError, Listener};
 pub fn start(context: Context, more: Vec<Route>, listeners: Vec<Listener>, tasks: &Tasks) {
     let mut routes = routes(&context);
     routes.extend(more);
-    let door = Arc::new(door::Door::new(Arc::new(context), routes));
+    let limits = server::Limits::of(&context.config);
+    let router = door::router(Arc::new(context), routes, tasks.token());
     for listener in listeners {
-        tasks.spawn("http.accept", server::accept(listener, Arc::clone(&door), tasks.clone()));
+        let accept = server::accept(listener, router.clone(), limits, tasks.clone());
+        tasks.spawn("http.accept", accept);
     }
 }
 

@@ -2,25 +2,32 @@
 //! cleanly.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rt::Tasks;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::sync::CancellationToken;
 
-use super::door::Door;
-use super::guard::{Activity, Guarded, HEAD};
-use crate::config::HttpListen;
+use super::guard::{Activity, Busy, Guarded, HEAD};
+use crate::config::{Config, HttpListen};
 
 /// Pause after an accept that failed: the usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -151,8 +158,27 @@ impl Drop for Counted {
     }
 }
 
+/// Limits of connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections of one client address.
+    per_client: usize,
+    /// Bytes of a request's head.
+    head_bytes: usize,
+}
+
+impl Limits {
+    /// As configured.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            per_client: config.http_max_conns_per_client,
+            head_bytes: config.http_max_header_bytes,
+        }
+    }
+}
+
 /// Accepts until the tasks are stopped.
-pub(crate) async fn accept(listener: Listener, door: Arc<Door>, tasks: Tasks) {
+pub(crate) async fn accept(listener: Listener, router: Router, limits: Limits, tasks: Tasks) {
     let stop = tasks.token();
     let clients = Arc::new(Clients::default());
     loop {
@@ -163,22 +189,21 @@ pub(crate) async fn accept(listener: Listener, door: Arc<Door>, tasks: Tasks) {
         };
         match accepted {
             Ok(Accepted::Tcp(stream, peer)) => {
-                let limit = door.context.config.http_max_conns_per_client;
-                let Some(counted) = clients.enter(peer.ip().to_canonical(), limit) else {
+                let ip = peer.ip().to_canonical();
+                let Some(counted) = clients.enter(ip, limits.per_client) else {
                     metrics::counter!("consul_http_connections_refused").increment(1);
                     tasks.spawn_until_stop("http.refuse", refuse(stream));
                     continue;
                 };
                 let _ = stream.set_nodelay(true);
-                let door = Arc::clone(&door);
-                let own = tasks.clone();
+                let work = serve(stream, router.clone(), limits, tasks.clone());
                 tasks.spawn("http.connection", async move {
                     let _counted = counted;
-                    serve(stream, Some(peer), door, own).await;
+                    work.await;
                 });
             }
             Ok(Accepted::Unix(stream)) => {
-                let work = serve(stream, None, Arc::clone(&door), tasks.clone());
+                let work = serve(stream, router.clone(), limits, tasks.clone());
                 tasks.spawn("http.connection", work);
             }
             Err(error) => {
@@ -223,8 +248,32 @@ async fn refuse(mut stream: TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(1), work).await;
 }
 
+/// A handler panicked; the connection is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("a request's handler panicked")]
+struct Panicked;
+
+/// Waits for the answer to one request; dropping the future cancels what it does. A panic becomes
+/// an error, which ends the connection and no other.
+async fn answer(
+    answered: impl Future<Output = Result<Response, Infallible>>,
+    busy: Busy,
+) -> Result<Response, Panicked> {
+    let answered = AssertUnwindSafe(answered).catch_unwind().await;
+    drop(busy);
+    match answered {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            metrics::counter!("consul_http_panics").increment(1);
+            tracing::error!("a request's handler panicked; its connection is closed");
+            Err(Panicked)
+        }
+    }
+}
+
 /// Serves one connection to its end.
-async fn serve<S>(mut stream: S, peer: Option<SocketAddr>, door: Arc<Door>, tasks: Tasks)
+async fn serve<S>(mut stream: S, router: Router, limits: Limits, tasks: Tasks)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -238,26 +287,18 @@ where
     let two = front.starts_with(b"PRI");
     let activity = Arc::new(Activity::default());
     let io = TokioIo::new(Guarded::new(stream, front, Arc::clone(&activity)));
-    let header_bytes = door.context.config.http_max_header_bytes;
-    let service = {
-        let stop = stop.clone();
-        service_fn(move |request| {
-            let busy = activity.begin();
-            let answered = Arc::clone(&door).answer(request, peer, stop.clone());
-            async move {
-                let answered = answered.await;
-                drop(busy);
-                answered
-            }
-        })
-    };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let busy = activity.begin();
+        answer(router.call(request), busy)
+    });
     if two {
         let connection = http2::Builder::new(Executor(tasks))
             .timer(TokioTimer::new())
             .keep_alive_interval(Some(Duration::from_secs(20)))
             .keep_alive_timeout(Duration::from_secs(20))
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
             .serve_connection(io, service);
         run(connection, &stop, |c| c.graceful_shutdown()).await;
     } else {
@@ -266,7 +307,7 @@ where
             // The guard times the head; hyper's own timer would also cut idle connections.
             .header_read_timeout(None)
             .title_case_headers(true)
-            .max_buf_size(header_bytes.max(8192))
+            .max_buf_size(limits.head_bytes.max(8192))
             .serve_connection(io, service);
         run(connection, &stop, |c| c.graceful_shutdown()).await;
     }

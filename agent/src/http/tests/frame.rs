@@ -51,6 +51,21 @@ async fn paths_and_methods_get_gos_answers() {
     assert_eq!(door.asked_count(), 0);
 }
 
+/// Targets without a path of ours.
+#[tokio::test]
+async fn odd_request_heads_are_answered() {
+    let door = open(|_| reply(Body::Address("a:1".into()))).await;
+    for (head, status, text) in [
+        ("GET http://other/v1/status/leader HTTP/1.1\r\nHost: x\r\n", 200, "\"a:1\""),
+        ("GET /v1/status/leader HTTP/1.0\r\n", 200, "\"a:1\""),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n", 301, ""),
+        ("OPTIONS * HTTP/1.1\r\nHost: x\r\n", 301, ""),
+    ] {
+        let seen = door.raw(format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+        assert_eq!((seen.status, &*seen.text()), (status, text), "{head}");
+    }
+}
+
 #[tokio::test]
 async fn methods_are_listed_and_options_are_answered() {
     let door = open(|_| reply(Body::Names(vec![]))).await;
