@@ -11,7 +11,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, StatusCode};
+use http::request::Parts;
+use http::{Method, StatusCode, Version};
 use model::rpc::RpcError;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,9 @@ impl Door {
 
     async fn route(&self, request: Request) -> Response {
         let (parts, incoming) = request.into_parts();
+        if let Some(text) = bad_host(&parts) {
+            return finish::text(StatusCode::BAD_REQUEST, text);
+        }
         let raw = parts.uri.path();
         let Some(decoded) = path::decode(raw) else {
             return finish::text(StatusCode::BAD_REQUEST, "400 Bad Request");
@@ -149,6 +153,18 @@ impl Door {
         }
         let in_api = path.windows(4).any(|part| part == b"/v1/");
         finish::text(StatusCode::NOT_FOUND, if in_api { IN_API } else { ELSEWHERE })
+    }
+}
+
+/// What is wrong with the `Host` headers. HTTP/1.1 demands exactly one (RFC 9112 §3.2).
+fn bad_host(parts: &Parts) -> Option<&'static str> {
+    if parts.version != Version::HTTP_11 {
+        return None;
+    }
+    match parts.headers.get_all(header::HOST).iter().take(2).count() {
+        0 => Some("400 Bad Request: missing required Host header"),
+        1 => None,
+        _ => Some("400 Bad Request: too many Host headers"),
     }
 }
 

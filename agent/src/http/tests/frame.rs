@@ -51,7 +51,7 @@ async fn paths_and_methods_get_gos_answers() {
     assert_eq!(door.asked_count(), 0);
 }
 
-/// Targets without a path of ours.
+/// Targets without a path of ours, and heads that RFC 9112 §3.2 refuses.
 #[tokio::test]
 async fn odd_request_heads_are_answered() {
     let door = open(|_| reply(Body::Address("a:1".into()))).await;
@@ -60,6 +60,16 @@ async fn odd_request_heads_are_answered() {
         ("GET /v1/status/leader HTTP/1.0\r\n", 200, "\"a:1\""),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n", 301, ""),
         ("OPTIONS * HTTP/1.1\r\nHost: x\r\n", 301, ""),
+        (
+            "GET /v1/status/leader HTTP/1.1\r\n",
+            400,
+            "400 Bad Request: missing required Host header",
+        ),
+        (
+            "GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nHost: y\r\n",
+            400,
+            "400 Bad Request: too many Host headers",
+        ),
     ] {
         let seen = door.raw(format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
         assert_eq!((seen.status, &*seen.text()), (status, text), "{head}");
