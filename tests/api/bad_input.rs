@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::support::http::exchange;
-use crate::support::{Muster, Network};
+use crate::support::http::{exchange, request};
+use crate::support::{Muster, Network, eventually};
 
 #[test]
 fn mistakes_have_consuls_status_and_text() {
@@ -67,6 +67,12 @@ fn mistakes_have_consuls_status_and_text() {
         assert!(answer.text().contains(said), "{method} {path}: {}", answer.text());
     }
     assert_eq!(dev.get("/v1/kv/k").status, 404, "nothing was written");
+
+    // Tokens are accepted and ignored.
+    let token = [("X-Consul-Token", "any"), ("Authorization", "Bearer other")];
+    let limit = Duration::from_secs(10);
+    let answer = request(&dev.address(), "PUT", "/v1/kv/k?token=x", &token, b"v", limit);
+    assert_eq!(answer.expect("an answer").text(), "true");
 }
 
 #[test]
@@ -93,4 +99,17 @@ fn garbage_on_every_port_is_survived() {
     }
     assert!(dev.running());
     assert_eq!(dev.put("/v1/kv/alive", "yes"), "true");
+    eventually("what was dropped is counted", || {
+        let metrics = dev.get("/v1/agent/metrics?format=prometheus").text();
+        let counted = |name: &str| {
+            metrics.lines().any(|line| line.starts_with(name) && !line.ends_with(" 0"))
+        };
+        if counted("memberlist_msg_dropped") && counted("muster_rpc_connections_refused") {
+            Ok(())
+        } else {
+            Err(metrics)
+        }
+    });
+    let json = dev.get("/v1/agent/metrics").text();
+    assert!(json.contains("memberlist.msg.dropped"), "{json}");
 }

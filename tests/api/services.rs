@@ -117,17 +117,38 @@ fn files_define_services_and_a_reload_replaces_them() {
 fn registrations_outlive_a_kill() {
     let dir = tempfile::tempdir().expect("a directory");
     let network = Network::new();
-    let mut server = Muster::member(dir.path(), &network, 1, "s1", &["-server", "-bootstrap"]);
+    let file = dir.path().join("svc.json");
+    std::fs::write(&file, r#"{"service": {"name": "filed", "port": 2}}"#).expect("written");
+    let file = format!("-config-file={}", file.display());
+    let args = ["-server", "-bootstrap", &file];
+    let mut server = Muster::member(dir.path(), &network, 1, "s1", &args);
     server.wait_for_leader();
     server.put("/v1/agent/service/register", r#"{"Name": "web", "Port": 1}"#);
+    server.put(
+        "/v1/agent/check/register",
+        r#"{"Name": "beat", "TTL": "10m", "DeregisterCriticalServiceAfter": "90m"}"#,
+    );
+    server.put("/v1/agent/check/pass/beat?note=fine", "");
     server.put("/v1/agent/maintenance?enable=true&reason=why", "");
     server.put("/v1/kv/kept", "value");
     server.kill();
     server.start();
     server.wait_for_leader();
-    assert_eq!(server.json("/v1/agent/services")["web"]["Port"], 1);
-    assert_eq!(server.json("/v1/agent/checks")["_node_maintenance"]["Notes"], "why");
+    let services = server.json("/v1/agent/services");
+    assert_eq!((&services["web"]["Port"], &services["filed"]["Port"]), (&json!(1), &json!(2)));
+    let checks = server.json("/v1/agent/checks");
+    assert_eq!(checks["_node_maintenance"]["Notes"], "why");
+    assert_eq!(
+        (&checks["beat"]["Status"], &checks["beat"]["Output"]),
+        (&json!("passing"), &json!("fine"))
+    );
     assert_eq!(server.get("/v1/kv/kept?raw").text(), "value");
+    eventually("the catalog has all of it again", || {
+        let node = server.json("/v1/catalog/node/s1")["Services"].clone();
+        let beat = server.json("/v1/health/state/passing").to_string();
+        let there = node.get("web").is_some() && node.get("filed").is_some();
+        if there && beat.contains("\"beat\"") { Ok(()) } else { Err(format!("{node} {beat}")) }
+    });
 }
 
 #[test]

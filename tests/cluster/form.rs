@@ -48,6 +48,14 @@ fn three_servers_and_two_agents_become_one_cluster() {
     let stale = cluster.servers[follower].get("/v1/kv/from/0?stale");
     assert_eq!(stale.header("X-Consul-KnownLeader"), "true");
     assert_eq!(stale.header("X-Consul-Effective-Consistency"), "stale");
+    assert!(stale.header("X-Consul-LastContact").parse::<u64>().is_ok_and(|ms| ms < 5_000));
+    for (mode, effective) in [("?consistent", "consistent"), ("", "leader")] {
+        let fresh = cluster.servers[follower].get(&format!("/v1/kv/from/0{mode}"));
+        assert_eq!(fresh.header("X-Consul-KnownLeader"), "true");
+        // Who answers a default read leads; a consistent one is answered here.
+        assert!(mode == "?consistent" || fresh.header("X-Consul-LastContact") == "0");
+        assert_eq!(fresh.header("X-Consul-Effective-Consistency"), effective);
+    }
 
     let (code, out, _) = cli(&["members", &format!("-http-addr={}", clients[0].address())]);
     assert_eq!(code, 0);

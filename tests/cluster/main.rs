@@ -6,4 +6,5 @@ mod support;
 mod form;
 mod leave;
 mod refuse;
+mod snapshot;
 mod survive;

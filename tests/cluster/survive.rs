@@ -100,6 +100,8 @@ fn a_killed_agent_turns_critical_and_its_locks_are_freed() {
             won => Err(won),
         }
     });
+    assert_eq!(watching.json(&format!("/v1/session/info/{session}")), json!([]));
+    assert_eq!(watching.json("/v1/session/node/c11"), json!([]));
     dying.start();
     within(Duration::from_secs(30), "web is back", || {
         let found = watching.json("/v1/health/service/web?passing");
@@ -163,4 +165,84 @@ fn without_a_quorum_writes_wait_and_then_say_no_leader() {
     );
     let waited = start.elapsed();
     assert!(waited > Duration::from_secs(5) && waited < Duration::from_secs(20), "{waited:?}");
+}
+
+#[test]
+fn servers_restarted_one_by_one_are_not_noticed_by_a_client_that_waits() {
+    let mut cluster = Cluster::start();
+    let client = cluster.client(11);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (address, stop) = (client.address(), Arc::clone(&stop));
+        crate::support::thread(move || {
+            let mut index = 0;
+            let mut writes = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                // A write that was applied twice would find its own index gone.
+                let path = format!("/v1/kv/count?cas={index}");
+                let wrote = http(&address, "PUT", &path, writes.to_string().as_bytes())?;
+                if (wrote.status, wrote.text().as_str()) != (200, "true") {
+                    return Err(format!("write {writes}: {} {}", wrote.status, wrote.text()));
+                }
+                let read = http(&address, "GET", "/v1/kv/count", b"")?;
+                if read.status != 200 {
+                    return Err(format!("read {writes}: {} {}", read.status, read.text()));
+                }
+                index = read.json()[0]["ModifyIndex"].as_u64().ok_or("no index")?;
+                writes += 1;
+            }
+            Ok(writes)
+        })
+    };
+    let count = |address: &str| {
+        let answer = http(address, "GET", "/v1/kv/count?raw&stale", b"")?;
+        answer.text().parse::<u32>().map_err(|error| format!("{error}: {}", answer.text()))
+    };
+    for i in 0..3 {
+        cluster.servers[i].signal(libc::SIGTERM);
+        cluster.servers[i].wait(Duration::from_secs(20));
+        cluster.servers[i].start();
+        cluster.servers[i].wait_for_leader();
+        let address = cluster.servers[i].address();
+        let before = eventually("it has the data", || count(&address));
+        eventually("it follows", || match count(&address)? {
+            now if now > before + 5 => Ok(()),
+            now => Err(now.to_string()),
+        });
+        assert!(!writer.is_finished(), "{:?}", writer.join().expect("no panic"));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let writes = writer.join().expect("no panic");
+    assert!(writes.as_ref().is_ok_and(|writes| *writes > 15), "{writes:?}");
+}
+
+#[test]
+fn a_server_that_lost_its_disk_comes_back_under_its_name() {
+    let mut cluster = Cluster::start();
+    let lost = (cluster.leader() + 1) % 3;
+    let other = (lost + 1) % 3;
+    for n in 0..20 {
+        cluster.servers[other].put(&format!("/v1/kv/k/{n}"), "x");
+    }
+    cluster.servers[lost].kill();
+    let data = cluster.dir.path().join(format!("s{}", lost + 1));
+    std::fs::rename(&data, cluster.dir.path().join("away")).expect("moved");
+    cluster.servers[lost].start();
+    let address = cluster.servers[lost].address();
+    within(Duration::from_secs(40), "it has everything and votes", || {
+        let answer = http(&address, "GET", "/v1/kv/k/?keys&stale", b"")?;
+        let keys = if answer.status == 200 { answer.json() } else { json!([]) };
+        let raft = http(&address, "GET", "/v1/operator/raft/configuration", b"")?;
+        let raft = if raft.status == 200 { raft.json() } else { json!({}) };
+        let place = format!("{}:8300", address.trim_end_matches(":8500"));
+        let voters = raft["Servers"].as_array().map_or(0, |list| {
+            list.iter()
+                .filter(|one| one["Address"] == place.as_str() && one["Voter"] == true)
+                .count()
+        });
+        match (keys.as_array().map_or(0, Vec::len), voters) {
+            (20, 1) => Ok(()),
+            _ => Err(format!("{keys} {raft}")),
+        }
+    });
 }

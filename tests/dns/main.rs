@@ -85,6 +85,57 @@ fn services_and_nodes_are_found_by_name() {
 }
 
 #[test]
+fn every_kind_of_address_is_found_under_the_configured_domain() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = Network::new();
+    let file = dir.path().join("dns.json");
+    std::fs::write(&file, r#"{"dns_config": {"enable_truncate": true}}"#).expect("written");
+    let file = format!("-config-file={}", file.display());
+    let dev = Muster::dev(dir.path(), &network.ip(1), &["-node=n", "-domain=Example.", &file]);
+    dev.wait_for_leader();
+    let register = |node: String, address: &str, name: &str, own: &str| {
+        let body = json!({"Node": node, "Address": address,
+            "Service": {"Service": name, "Port": 80, "Address": own}});
+        dev.put("/v1/catalog/register", body.to_string());
+    };
+    register("six".to_owned(), "2001:db8::6", "six", "");
+    register("four".to_owned(), "10.0.0.4", "six", "");
+    register("own".to_owned(), "10.0.0.5", "own", "10.9.9.9");
+    for n in 0..30 {
+        register(format!("many-{n}"), &format!("10.1.0.{n}"), "many", "");
+    }
+    let ip = dev.ip.clone();
+    eventually("the last one", || {
+        let found = short(&ip, &["many-29.node.example"]);
+        if found == ["10.1.0.29"] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    assert_eq!(short(&ip, &["six.service.example", "AAAA"]), ["2001:db8::6"]);
+    assert_eq!(short(&ip, &["six.service.example", "A"]), ["10.0.0.4"]);
+    assert_eq!(short(&ip, &["six.service.example", "ANY"]), ["10.0.0.4", "2001:db8::6"]);
+    assert_eq!(short(&ip, &["six.node.example", "AAAA"]), ["2001:db8::6"]);
+    // The address of the service itself is no node's: SRV points to a name made of it.
+    let srv = dig(&ip, &["own.service.example", "SRV"]);
+    assert!(srv.contains("1 1 80 0a090909.addr.dc1.example."), "{srv}");
+    assert!(srv.contains("ADDITIONAL SECTION") && srv.contains("10.9.9.9"), "{srv}");
+    assert_eq!(short(&ip, &["0a090909.addr.dc1.example"]), ["10.9.9.9"]);
+    // The old default domain is foreign now.
+    assert!(dig(&ip, &["n.node.consul"]).contains("REFUSED"));
+
+    let count = |args: &[&str]| {
+        let whole = dig(&ip, args);
+        let answers = whole.lines().filter(|line| line.starts_with("many.service")).count();
+        let flags = whole.lines().find(|line| line.starts_with(";; flags:")).unwrap_or_default();
+        (answers, flags.split(';').nth(2).is_some_and(|flags| flags.contains(" tc")), whole)
+    };
+    let (answers, cut, whole) = count(&["+noedns", "+ignore", "many.service.example"]);
+    assert!(answers > 0 && answers <= 8 && cut, "{whole}");
+    let (answers, cut, whole) = count(&["+bufsize=4096", "+ignore", "many.service.example"]);
+    assert!(answers == 30 && !cut && whole.contains("EDNS: version: 0"), "{whole}");
+    let (answers, cut, whole) = count(&["+noedns", "+tcp", "many.service.example"]);
+    assert!(answers == 30 && !cut, "{whole}");
+}
+
+#[test]
 fn a_killed_agent_leaves_dns_and_an_agent_without_servers_goes_on_answering_other_things() {
     let mut cluster = Cluster::start();
     let mut dying = cluster.client(11);
