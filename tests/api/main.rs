@@ -9,4 +9,5 @@ mod checks;
 mod kv;
 mod services;
 mod sessions;
+mod settings;
 mod start;
