@@ -21,6 +21,9 @@ static SERVICES: &[Flag] = &[
     flag("tags", Kind::Bool, "Show tags too."),
 ];
 
+/// Blanks between names and tags (spec/agent.md §36).
+const TAGS_GAP: usize = 6;
+
 /// The verbs.
 pub(super) const COMMANDS: [Command; 3] = [
     Command {
@@ -183,6 +186,6 @@ fn services(given: &Given) -> Done {
             vec![name, tags.join(",")]
         })
         .collect();
-    out::line(out::table(&rows));
+    out::line(out::table_with_gap(&rows, TAGS_GAP));
     Ok(())
 }

@@ -13,10 +13,10 @@ pub(super) static FLAGS: &[Flag] = &[
     flag(
         "http-addr",
         Kind::Value,
-        "Agent's HTTP: host:port, http://…, unix://…. Default 127.0.0.1:8500, or CONSUL_HTTP_ADDR.",
+        "Agent's HTTP: host:port, http://…, unix://…. Default 127.0.0.1:8500, or MUSTER_HTTP_ADDR.",
     ),
-    flag("token", Kind::Value, "Token to send. Default: CONSUL_HTTP_TOKEN."),
-    flag("token-file", Kind::Value, "File that holds the token. Default: CONSUL_HTTP_TOKEN_FILE."),
+    flag("token", Kind::Value, "Token to send. Default: MUSTER_HTTP_TOKEN."),
+    flag("token-file", Kind::Value, "File that holds the token. Default: MUSTER_HTTP_TOKEN_FILE."),
     flag("ca-file", Kind::Value, "Not built yet: HTTPS."),
     flag("ca-path", Kind::Value, "Not built yet: HTTPS."),
     flag("client-cert", Kind::Value, "Not built yet: HTTPS."),

@@ -32,8 +32,6 @@ pub(crate) struct Given {
     values: BTreeMap<&'static str, Vec<String>>,
     /// Arguments after the flags.
     pub(crate) rest: Vec<String>,
-    /// `-h`, `-help`, `--help`.
-    pub(crate) help: bool,
 }
 
 /// Shorthand for tables of flags.
@@ -62,10 +60,6 @@ pub(crate) fn parse(known: &[&[Flag]], args: &[String]) -> Result<Given, String>
             return Err(format!("bad flag syntax: {arg}"));
         }
         let Some(flag) = known.iter().copied().flatten().find(|flag| flag.name == name) else {
-            if matches!(name, "h" | "help") {
-                given.help = true;
-                return Ok(given);
-            }
             return Err(format!("flag provided but not defined: -{name}"));
         };
         let value = match (flag.kind, inline) {
@@ -194,6 +188,5 @@ mod tests {
         ] {
             assert_eq!(given(args).expect_err("a mistake"), said);
         }
-        assert!(given(&["--help"]).expect("help").help);
     }
 }

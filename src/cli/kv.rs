@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::client::{Agent, escape, parse};
 use super::flags::{Flag, Given, Kind, flag};
-use super::{Command, Done, out};
+use super::{Command, Done, Failure, out};
 
 static GET: &[Flag] = &[
     flag("base64", Kind::Bool, "Print the value in base64."),
@@ -108,13 +108,18 @@ fn path(key: &str) -> String {
     format!("/v1/kv/{}", escape(key.as_bytes(), true))
 }
 
+/// Scripts know these lines from Consul (spec/agent.md §37.15).
+fn said(text: impl std::fmt::Display) -> Failure {
+    Failure::Verbatim(format!("Error! {text}"))
+}
+
 fn get(given: &Given) -> Done {
     let key = key(given);
     if given.rest.len() > 1 {
-        return Err(format!("Too many arguments (expected 1, got {})", given.rest.len()).into());
+        return Err(said(format!("Too many arguments (expected 1, got {})", given.rest.len())));
     }
     if key.is_empty() && !given.is("recurse") && !given.is("keys") {
-        return Err("Missing KEY argument".into());
+        return Err(said("Missing KEY argument"));
     }
     let agent = Agent::new(given)?;
     if given.is("keys") {
@@ -139,7 +144,7 @@ fn get(given: &Given) -> Done {
     let entries: Vec<Entry> = match answer.status {
         StatusCode::OK => parse(&answer.body)?,
         StatusCode::NOT_FOUND if given.is("recurse") => Vec::new(),
-        StatusCode::NOT_FOUND => return Err(format!("No key exists at: {key}").into()),
+        StatusCode::NOT_FOUND => return Err(said(format!("No key exists at: {key}"))),
         _ => return Err(answer.refusal().into()),
     };
     let (base64, detailed) = (given.is("base64"), given.is("detailed"));
@@ -156,7 +161,7 @@ fn get(given: &Given) -> Done {
 fn put(given: &Given) -> Done {
     let key = key(given);
     if key.is_empty() {
-        return Err("Missing KEY argument".into());
+        return Err(said("Missing KEY argument"));
     }
     if given.rest.len() > 2 {
         return Err(
@@ -170,7 +175,7 @@ fn put(given: &Given) -> Done {
     }
     let (cas, acquire, release) = (given.is("cas"), given.is("acquire"), given.is("release"));
     if (acquire || release) && given.get("session").is_none() {
-        return Err("Missing -session (required with -acquire and -release)".into());
+        return Err(said("Missing -session (required with -acquire and -release)"));
     }
     if u8::from(cas) + u8::from(acquire) + u8::from(release) > 1 {
         return Err("only one of -cas, -acquire and -release can be given".into());
@@ -189,7 +194,7 @@ fn put(given: &Given) -> Done {
     }
     let answer = Agent::new(given)?.put(&path(key), &query, Some(value))?;
     if answer != b"true" && !answer.starts_with(b"true\n") {
-        return Err(if cas && index == 0 {
+        return Err(said(if cas && index == 0 {
             format!("Did not write to {key}: CAS performed with index=0 and key already exists.")
         } else if cas {
             format!("Did not write to {key}: CAS failed")
@@ -197,8 +202,7 @@ fn put(given: &Given) -> Done {
             "Did not acquire lock".to_owned()
         } else {
             "Did not release lock".to_owned()
-        }
-        .into());
+        }));
     }
     let what = match (acquire, release) {
         (true, _) => "Lock acquired on",
@@ -233,10 +237,10 @@ fn value_argument(argument: Option<&str>) -> Result<Vec<u8>, String> {
 fn delete(given: &Given) -> Done {
     let key = key(given);
     if key.is_empty() && !given.is("recurse") {
-        return Err("Missing KEY argument".into());
+        return Err(said("Missing KEY argument"));
     }
     if given.is("recurse") && given.is("cas") {
-        return Err("Cannot specify both -cas and -recurse".into());
+        return Err(said("Cannot specify both -cas and -recurse"));
     }
     let index = given.number("modify-index")?.unwrap_or(0);
     if given.is("cas") && index == 0 {
@@ -252,7 +256,7 @@ fn delete(given: &Given) -> Done {
     };
     let answer = Agent::new(given)?.ok(Method::DELETE, &path(key), &query, None)?;
     if !answer.starts_with(b"true") {
-        return Err(format!("Did not delete key {key}: CAS failed").into());
+        return Err(said(format!("Did not delete key {key}: CAS failed")));
     }
     if given.is("recurse") {
         out::line(format!("Success! Deleted keys with prefix: {key}"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use regex::Regex;
 use serde::Deserialize;
 
 use super::client::Agent;
@@ -24,7 +25,7 @@ static FLAGS: &[Flag] = &[
     flag(
         "status",
         Kind::Value,
-        "Show only members whose status matches: alive, leaving, left, failed; a|b for several.",
+        "Show only members whose status (alive, leaving, left, failed) matches this regular expression.",
     ),
     flag("segment", Kind::Value, "Accepted and ignored."),
     flag("filter", Kind::Value, "Filter expression over members."),
@@ -87,9 +88,9 @@ fn run(given: &Given) -> Done {
     let members: Option<Vec<Member>> = Agent::new(given)?.get("/v1/agent/members", &query)?;
     let mut members = members.unwrap_or_default();
     if let Some(wanted) = given.get("status") {
-        let wanted: Vec<&str> =
-            wanted.trim_start_matches('^').trim_end_matches('$').split('|').collect();
-        members.retain(|member| wanted.contains(&member.status()) || wanted.contains(&".*"));
+        let wanted = Regex::new(wanted)
+            .map_err(|error| format!("Failed to compile status regexp: {error}"))?;
+        members.retain(|member| wanted.is_match(member.status()));
     }
     if members.is_empty() {
         return Err(Failure::Code(2));

@@ -23,6 +23,8 @@ use flags::{Flag, Given};
 pub(crate) enum Failure {
     /// One line for stderr, exit code 1.
     Message(String),
+    /// A line in Consul's own words, which scripts may compare; exit code 1.
+    Verbatim(String),
     /// Nothing more to say; the exit code says it.
     Code(u8),
 }
@@ -92,8 +94,7 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
             return one(command, &args[count..]);
         }
         if commands.iter().any(|command| in_group(command, &name)) {
-            let help =
-                args[count..].iter().any(|arg| matches!(arg.as_str(), "-h" | "--help" | "-help"));
+            let help = args[count..].iter().any(|arg| asks_for_help(arg));
             out::line(overview(&commands, &name));
             return if help { ExitCode::SUCCESS } else { ExitCode::from(1) };
         }
@@ -109,6 +110,9 @@ fn in_group(command: &Command, group: &str) -> bool {
 fn one(command: &Command, args: &[String]) -> ExitCode {
     let own = (command.flags)();
     let shared: &[Flag] = if command.client { client::FLAGS } else { &[] };
+    if args.iter().take_while(|arg| *arg != "--").any(|arg| asks_for_help(arg)) {
+        return help(command, &own, shared);
+    }
     let given = match flags::parse(&[&own, shared], args) {
         Ok(given) => given,
         Err(error) => {
@@ -116,17 +120,22 @@ fn one(command: &Command, args: &[String]) -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    if given.help {
-        let line = format!("muster {} [options] {}", command.name, command.arguments);
-        let groups: Vec<(&str, &[Flag])> =
-            [("Options", own.as_slice()), ("How to reach the agent", shared)]
-                .into_iter()
-                .filter(|(_, flags)| !flags.is_empty())
-                .collect();
-        out::line(flags::usage(line.trim_end(), command.summary, &groups));
-        return ExitCode::SUCCESS;
-    }
     finish((command.run)(&given))
+}
+
+/// Wherever it stands, as with Consul (spec/agent.md §36).
+fn asks_for_help(arg: &str) -> bool {
+    matches!(arg, "-h" | "--help" | "-help")
+}
+
+fn help(command: &Command, own: &[Flag], shared: &[Flag]) -> ExitCode {
+    let line = format!("muster {} [options] {}", command.name, command.arguments);
+    let groups: Vec<(&str, &[Flag])> = [("Options", own), ("How to reach the agent", shared)]
+        .into_iter()
+        .filter(|(_, flags)| !flags.is_empty())
+        .collect();
+    out::line(flags::usage(line.trim_end(), command.summary, &groups));
+    ExitCode::SUCCESS
 }
 
 fn finish(done: Done) -> ExitCode {
@@ -134,6 +143,10 @@ fn finish(done: Done) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Message(text)) => {
             out::error(format!("error: {text}"));
+            ExitCode::from(1)
+        }
+        Err(Failure::Verbatim(text)) => {
+            out::error(text);
             ExitCode::from(1)
         }
         Err(Failure::Code(code)) => ExitCode::from(code),

@@ -22,6 +22,11 @@ pub(crate) fn error(text: impl AsRef<str>) {
 
 /// Columns left-aligned and separated by two spaces, trailing blanks trimmed.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    table_with_gap(rows, 2)
+}
+
+/// The same with another distance between columns.
+pub(crate) fn table_with_gap(rows: &[Vec<String>], gap: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut widths = vec![0; columns];
     for row in rows {
@@ -35,7 +40,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
                 line.push_str(cell);
-                line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+                line.extend(std::iter::repeat_n(' ', width + gap - cell.chars().count()));
             }
             line.trim_end().to_owned()
         })

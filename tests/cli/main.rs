@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use support::process::cli;
+use support::process::{cli, cli_with};
 use support::{Muster, Network, eventually};
 
 #[test]
@@ -40,6 +40,25 @@ fn exit_codes_and_help() {
         let (code, out, _) = cli(&args);
         assert_eq!(code, 0, "{command:?}");
         assert!(out.starts_with(&format!("Usage: muster {}", command.join(" "))), "{out}");
+    }
+    for args in [&["kv", "get", "key", "-h"][..], &["members", "x", "--help"], &["kv", "-help"]] {
+        let (code, out, err) = cli(args);
+        assert!(code == 0 && out.starts_with("Usage: muster"), "{args:?}: {out}{err}");
+    }
+    for (args, said) in [
+        (&["agent", "-bogus"][..], "flag provided but not defined: -bogus"),
+        (&["agent", "-dev", "-http-port=x"], "invalid value \"x\" for flag -http-port"),
+        (&["agent", "-dev", "extra"], "Unexpected extra arguments: [\"extra\"]"),
+        (&["agent", "-dev", "-config-file=/none/a.json"], "/none/a.json"),
+        (&["agent", "-dev", "-config-dir=/none"], "/none"),
+        (&["agent", "-dev", "-retry-interval=5"], "-retry-interval"),
+        (&["agent", "-dev", "-encrypt=pUqJrVyVRj5jsiYEkM/tFQ=="], "-encrypt"),
+        (&["agent", "-dev", "-bootstrap-expect=3"], "not allowed in dev mode"),
+        (&["agent", "-dev", "-raft-protocol=2"], "raft_protocol 2"),
+    ] {
+        let (code, _, err) = cli(args);
+        assert_eq!((code, err.lines().count()), (1, 1), "{args:?}: {err}");
+        assert!(err.starts_with("error: ") && err.contains(said), "{args:?}: {err}");
     }
     let (code, _, err) = cli(&["members", "-bogus"]);
     assert_eq!(code, 1);
@@ -86,11 +105,14 @@ fn commands_do_what_they_say() {
     );
     let (code, _, err) = run(&["kv", "put"], &["-cas", "-modify-index=0", "a/b", "x"]);
     assert_eq!(code, 1);
-    assert!(err.contains("CAS performed with index=0 and key already exists."), "{err}");
+    assert_eq!(
+        err,
+        "Error! Did not write to a/b: CAS performed with index=0 and key already exists.\n"
+    );
     assert_eq!(run(&["kv", "delete"], &["a/b"]).1, "Success! Deleted key: a/b\n");
     let (code, _, err) = run(&["kv", "get"], &["a/b"]);
     assert_eq!(code, 1);
-    assert!(err.contains("No key exists at: a/b"), "{err}");
+    assert!(err == "Error! No key exists at: a/b\n", "{err}");
 
     let file = dir.path().join("web.json");
     std::fs::write(
@@ -103,7 +125,7 @@ fn commands_do_what_they_say() {
     assert_eq!(run(&["services", "register"], &["-name=db", "-port=5432", "-tag=x"]).0, 0);
     eventually("the catalog has them", || {
         let out = run(&["catalog", "services"], &["-tags"]).1;
-        if out == "consul\ndb      x\nweb     v1\n" { Ok(()) } else { Err(out) }
+        if out == "consul\ndb          x\nweb         v1\n" { Ok(()) } else { Err(out) }
     });
     assert_eq!(run(&["services", "deregister"], &["-id=db"]).1, "Deregistered service: db\n");
     assert_eq!(run(&["services", "deregister"], &[&file]).1, "Deregistered service: web\n");
@@ -113,10 +135,45 @@ fn commands_do_what_they_say() {
     let members = run(&["members"], &[]).1;
     assert!(members.contains("alive") && members.contains("server"), "{members}");
     assert_eq!(run(&["members"], &["-status=failed"]).0, 2);
+    assert_eq!(run(&["members"], &["-status=^(al|le)"]).0, 0);
+    let detailed = run(&["members"], &["-detailed"]).1;
+    assert!(detailed.contains("Tags") && detailed.contains("role=consul"), "{detailed}");
     let peers = run(&["operator", "raft", "list-peers"], &[]).1;
     assert!(peers.contains("leader") && peers.contains("true"), "{peers}");
     let info = run(&["info"], &[]).1;
     assert!(info.contains("raft:") && info.contains("\tstate = Leader"), "{info}");
     assert_eq!(run(&["reload"], &[]).1, "Configuration reload triggered\n");
     assert_eq!(run(&["leave"], &[]).1, "Graceful leave complete\n");
+}
+
+#[test]
+fn the_environment_says_which_agent_is_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = Network::new();
+    let dev = Muster::dev(dir.path(), &network.ip(1), &["-node=n"]);
+    dev.wait_for_leader();
+    let (right, wrong) = (format!("http://{}", dev.address()), "127.0.0.1:1");
+    let asked = |variables: &[(&str, &str)]| cli_with(variables, &["catalog", "datacenters"]);
+    assert_eq!(asked(&[("CONSUL_HTTP_ADDR", &right)]).0, 0);
+    assert_eq!(asked(&[("MUSTER_HTTP_ADDR", &right), ("CONSUL_HTTP_ADDR", wrong)]).0, 0);
+    assert_eq!(asked(&[("MUSTER_HTTP_ADDR", wrong), ("CONSUL_HTTP_ADDR", &right)]).0, 1);
+    let flag = format!("-http-addr={right}");
+    assert_eq!(cli_with(&[("MUSTER_HTTP_ADDR", wrong)], &["catalog", "nodes", &flag]).0, 0);
+}
+
+#[test]
+fn validate_warns_of_cluster_ports_that_others_reach() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("a.json");
+    let shown = file.display().to_string();
+    let write = |text: &str| std::fs::write(&file, text).expect("written");
+    write(r#"{"data_dir": "/none", "bind_addr": "10.0.0.1"}"#);
+    let (code, out, err) = cli(&["validate", &shown]);
+    assert_eq!((code, out.as_str()), (0, "Configuration is valid!\n"));
+    assert_eq!((err.lines().count(), err.contains("neither encrypted")), (1, true), "{err}");
+    write(r#"{"data_dir": "/none", "bind_addr": "127.0.0.1"}"#);
+    assert_eq!(cli(&["validate", &shown]).2, "");
+    write(r#"{"data_dir": "/none", "bind_addr": "127.0.0.1", "ports": {"htp": 1}}"#);
+    let (code, _, err) = cli(&["validate", &shown]);
+    assert!(code == 1 && err.contains("ports.htp"), "{err}");
 }

@@ -2,25 +2,28 @@
 
 use std::time::Duration;
 
-use crate::support::process::Cluster;
-use crate::support::{eventually, http, now, within};
+use crate::support::process::{Cluster, cli};
+use crate::support::{Muster, eventually, http, now, within};
 
 #[test]
-fn a_client_that_is_terminated_leaves() {
+fn a_client_that_is_told_to_stop_leaves() {
     let cluster = Cluster::start();
-    let mut client = cluster.client(11);
+    let mut clients = [cluster.client(11), cluster.client(12)];
     let server = &cluster.servers[0];
-    server.wait_for_members(Duration::from_secs(20), 1, &["c11", "s1", "s2", "s3"]);
-    client.signal(libc::SIGTERM);
-    let start = now();
-    let status = client.wait(Duration::from_secs(20));
-    assert_eq!(status.code(), Some(0), "{}", client.tail());
-    // It lingers for 3 s.
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
-    server.wait_for_members(Duration::from_secs(10), 3, &["c11"]);
-    eventually("its node is deregistered", || {
-        let node = server.json("/v1/catalog/node/c11");
-        if node.is_null() { Ok(()) } else { Err(node.to_string()) }
+    server.wait_for_members(Duration::from_secs(20), 1, &["c11", "c12", "s1", "s2", "s3"]);
+    for (client, signal) in clients.iter_mut().zip([libc::SIGTERM, libc::SIGINT]) {
+        client.signal(signal);
+        let start = now();
+        let status = client.wait(Duration::from_secs(20));
+        assert_eq!(status.code(), Some(0), "{}", client.tail());
+        // It lingers for 3 s.
+        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    }
+    server.wait_for_members(Duration::from_secs(10), 3, &["c11", "c12"]);
+    eventually("their nodes are deregistered", || {
+        let nodes = server.json("/v1/catalog/nodes");
+        let count = nodes.as_array().map_or(0, Vec::len);
+        if count == 3 { Ok(()) } else { Err(nodes.to_string()) }
     });
 }
 
@@ -53,15 +56,57 @@ fn an_agent_whose_join_attempts_are_used_up_exits() {
 }
 
 #[test]
-fn a_server_that_is_terminated_stays_a_peer() {
+fn a_server_that_is_told_to_stop_stays_a_peer() {
     let mut cluster = Cluster::start();
     let follower = (cluster.leader() + 1) % 3;
-    cluster.servers[follower].signal(libc::SIGTERM);
-    let status = cluster.servers[follower].wait(Duration::from_secs(20));
-    assert_eq!(status.code(), Some(1));
-    let other = &cluster.servers[(follower + 1) % 3];
-    let peers = other.json("/v1/status/peers");
-    assert_eq!(peers.as_array().map(Vec::len), Some(3), "{peers}");
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        cluster.servers[follower].signal(signal);
+        let status = cluster.servers[follower].wait(Duration::from_secs(20));
+        assert_eq!(status.code(), Some(1));
+        let other = &cluster.servers[(follower + 1) % 3];
+        let peers = other.json("/v1/status/peers");
+        assert_eq!(peers.as_array().map(Vec::len), Some(3), "{peers}");
+        cluster.servers[follower].start();
+        cluster.servers[follower].wait_for_leader();
+    }
+}
+
+#[test]
+fn an_agent_joins_on_order_and_rejoins_only_when_told_to() {
+    let cluster = Cluster::start();
+    let (dir, ip) = (cluster.dir.path(), cluster.network.ip(11));
+    let agent = |name: &str, further: &[&str]| {
+        let mut args = vec![
+            "-node=c11".to_owned(),
+            format!("-bind={ip}"),
+            format!("-client={ip}"),
+            format!("-data-dir={}", dir.join("c11").display()),
+        ];
+        args.extend(further.iter().map(|arg| (*arg).to_owned()));
+        let mut agent = Muster::prepare(dir, &ip, name, args);
+        agent.start();
+        eventually("it answers", || {
+            http(&agent.address(), "GET", "/v1/agent/self", b"").map(|_| ())
+        });
+        agent
+    };
+    let mut first = agent("first", &[]);
+    let address = format!("-http-addr={}", first.address());
+    let (code, out, err) = cli(&["join", &address, &cluster.network.ip(1)]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out, "Successfully joined cluster by contacting 1 nodes.\n");
+    let all = ["c11", "s1", "s2", "s3"];
+    first.wait_for_members(Duration::from_secs(20), 1, &all);
+    first.signal(libc::SIGTERM);
+    assert_eq!(first.wait(Duration::from_secs(20)).code(), Some(0));
+    cluster.servers[0].wait_for_members(Duration::from_secs(10), 3, &["c11"]);
+
+    let mut back = agent("back", &["-rejoin"]);
+    back.wait_for_members(Duration::from_secs(20), 1, &all);
+    back.signal(libc::SIGTERM);
+    assert_eq!(back.wait(Duration::from_secs(20)).code(), Some(0));
+    let alone = agent("alone", &[]);
+    alone.wait_for_members(Duration::from_secs(5), 1, &["c11"]);
 }
 
 #[test]
@@ -98,14 +143,15 @@ fn force_leave_turns_failed_into_left() {
     server.wait_for_members(Duration::from_secs(20), 1, &["c11", "s1", "s2", "s3"]);
     client.kill();
     server.wait_for_members(Duration::from_secs(30), 4, &["c11"]);
-    server.put("/v1/agent/force-leave/c11", "");
+    let address = format!("-http-addr={}", server.address());
+    assert_eq!(cli(&["force-leave", &address, "c11"]), (0, String::new(), String::new()));
     for server in &cluster.servers {
         server.wait_for_members(Duration::from_secs(10), 3, &["c11"]);
     }
     let unknown = server.http("PUT", "/v1/agent/force-leave/nobody", "");
     assert_eq!(unknown.status, 500);
     assert!(unknown.text().contains("No node found with name 'nobody'"), "{}", unknown.text());
-    server.put("/v1/agent/force-leave/c11?prune", "");
+    assert_eq!(cli(&["force-leave", &address, "-prune", "c11"]).0, 0);
     server.wait_for_members(Duration::from_secs(10), 3, &[]);
 }
 

@@ -17,9 +17,16 @@ pub(crate) fn program() -> &'static str {
 
 /// Runs a command of the command line to its end: exit code, stdout, stderr.
 pub(crate) fn cli(args: &[&str]) -> (i32, String, String) {
+    cli_with(&[], args)
+}
+
+/// The same with environment variables; none of ours comes from outside.
+pub(crate) fn cli_with(variables: &[(&str, &str)], args: &[&str]) -> (i32, String, String) {
     let output = Command::new(program())
         .args(args)
         .env_remove("CONSUL_HTTP_ADDR")
+        .env_remove("MUSTER_HTTP_ADDR")
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .expect("the program runs");
