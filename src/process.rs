@@ -148,7 +148,10 @@ async fn start(
     if config.dev {
         ready(&config, backend.as_ref()).await;
     }
-    announce(&config);
+    // Who reads the log as JSON wants nothing else among its lines (spec/agent.md §1).
+    if !settings.log_json {
+        announce(&config);
+    }
     Ok(Running {
         config,
         agent,
@@ -188,6 +191,7 @@ impl Running {
                         let _ = answer.send(self.reload_now(level, reload).await);
                     }
                     Control::Leave(answer) => {
+                        tracing::info!("Gracefully shutting down agent...");
                         let left = self.leave(signals).await;
                         let code = u8::from(left.is_err());
                         let _ = answer.send(left);
