@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent::config::{DnsSettings, HttpListen, Join, Reloadable};
 use agent::local::definition;
 use model::NodeId;
+use model::api::metadata;
 use model::duration::GoDuration;
 use server::Bootstrap;
 
@@ -440,7 +441,8 @@ pub(crate) fn reloadable(tree: &Tree) -> Result<Reloadable, String> {
         }
     };
     let node_meta = tree.text_map("node_meta");
-    check_meta(&node_meta)?;
+    let pairs = node_meta.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    metadata::validate(pairs, metadata::Reserved::Refused)?;
     Ok(Reloadable {
         log_level,
         services,
@@ -450,31 +452,6 @@ pub(crate) fn reloadable(tree: &Tree) -> Result<Reloadable, String> {
         dns: dns(tree)?,
         http_response_headers: tree.text_map("http_config.response_headers"),
     })
-}
-
-/// Rules of metadata (spec/http-api-1.md §5, "Validation, shared").
-fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), String> {
-    if meta.len() > 64 {
-        return Err("Node metadata cannot contain more than 64 key/value pairs".to_owned());
-    }
-    for (key, value) in meta {
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        let fault = if key.is_empty() {
-            "Key cannot be blank"
-        } else if !key.chars().all(valid) {
-            "Key contains invalid characters"
-        } else if key.len() > 128 {
-            "Key is too long (limit: 128 characters)"
-        } else if key.starts_with("consul-") {
-            "Key prefix 'consul-' is reserved for internal use"
-        } else if value.len() > 512 {
-            "Value is too long (limit: 512 characters)"
-        } else {
-            continue;
-        };
-        return Err(format!("Couldn't load metadata pair ('{key}', '{value}'): {fault}"));
-    }
-    Ok(())
 }
 
 fn dns(tree: &Tree) -> Result<DnsSettings, String> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::api::input;
+use model::api::metadata::{self, Reserved};
 use model::duration::quote;
 use model::row::{LocalityV1, NameMap, ServiceAddressV1, ServiceV1, WeightsV1};
 use model::{LogIndex, Name};
@@ -36,13 +37,6 @@ const ADDRESS: &[Field] = &[Field("Address", &["address"], &[]), Field("Port", &
 const WEIGHTS: &[Field] =
     &[Field("Passing", &["passing"], &[]), Field("Warning", &["warning"], &[])];
 const LOCALITY: &[Field] = &[Field("Region", &["region"], &[]), Field("Zone", &["zone"], &[])];
-
-/// Pairs of metadata of a service.
-const META_MAX: usize = 64;
-/// Characters of a metadata key.
-const META_KEY_MAX: usize = 128;
-/// Bytes of a metadata value.
-const META_VALUE_MAX: usize = 512;
 
 /// A service in a configuration file; the error names what is wrong in it.
 pub fn parse_file_service(value: &Value) -> Result<ServiceDefinition, String> {
@@ -293,27 +287,8 @@ fn weights(given: Option<(i64, i64)>) -> Result<WeightsV1, &'static str> {
 }
 
 fn check_meta(meta: &NameMap, kind: &str) -> Result<(), String> {
-    if meta.len() > META_MAX {
-        return Err(format!("Node metadata cannot contain more than {META_MAX} key/value pairs"));
-    }
-    for (key, value) in meta {
-        let allowed = kind == "mesh-gateway" && &**key == "consul-wan-federation";
-        let text = if key.is_empty() {
-            "Key cannot be blank"
-        } else if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-            "Key contains invalid characters"
-        } else if key.len() > META_KEY_MAX {
-            "Key is too long (limit: 128 characters)"
-        } else if key.starts_with("consul-") && !allowed {
-            "Key prefix 'consul-' is reserved for internal use"
-        } else if value.len() > META_VALUE_MAX {
-            "Value is too long (limit: 512 characters)"
-        } else {
-            continue;
-        };
-        return Err(format!("Couldn't load metadata pair ('{key}', '{value}'): {text}"));
-    }
-    Ok(())
+    let reserved = if kind == "mesh-gateway" { Reserved::MeshGateway } else { Reserved::Refused };
+    metadata::validate(meta.iter().map(|(key, value)| (&**key, &**value)), reserved)
 }
 
 /// Adds the service's own address under the tags of its family, where they are absent.
