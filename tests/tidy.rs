@@ -17,7 +17,7 @@ fn read(path: &Path) -> String {
 /// All Rust files of ours.
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for room in ["src", "agent", "server", "model", "net", "rt", "tests"] {
+    for room in ["src", "agent", "server", "model", "net", "rt", "patches", "tests"] {
         walk(&root().join(room), &mut found);
     }
     found.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
