@@ -46,17 +46,46 @@ impl CatalogReconcile {
     }
 
     /// What to propose. Nothing, when the catalog says what gossip says.
-    pub(super) fn plan(&mut self, members: &Members, state: &State, now: Instant) -> Vec<Command> {
+    ///
+    /// `voters` are Raft's. We lead, so a quorum of them hears us: when gossip holds fewer than
+    /// that for alive, it is gossip that is cut off. Then nobody is called failed or gone on its
+    /// word; who it does see is still taken in.
+    pub(super) fn plan(
+        &mut self,
+        members: &Members,
+        voters: &[NodeId],
+        state: &State,
+        now: Instant,
+    ) -> Vec<Command> {
         let ours: Vec<&Member> = members
             .list
             .iter()
             .map(|member| &**member)
             .filter(|member| member.tag("dc") == self.datacenter)
             .collect();
-        let mut plan: Vec<Command> =
-            ours.iter().filter_map(|member| self.of_member(member, &ours, state)).collect();
-        plan.extend(self.of_unknown(&ours, state, now));
+        let blind = self.is_blind(&ours, voters);
+        let trusted = |member: &&&Member| !blind || member.state != MemberState::Failed;
+        let mut plan: Vec<Command> = ours
+            .iter()
+            .filter(trusted)
+            .filter_map(|member| self.of_member(member, &ours, state))
+            .collect();
+        if blind {
+            // Their time begins when gossip sees again.
+            self.unknown.clear();
+        } else {
+            plan.extend(self.of_unknown(&ours, state, now));
+        }
         plan
+    }
+
+    fn is_blind(&self, ours: &[&Member], voters: &[NodeId]) -> bool {
+        let alive = |id: &NodeId| {
+            let says = |member: &&Member| member.id == *id && member.state == MemberState::Alive;
+            *id == self.us || ours.iter().any(says)
+        };
+        let seen = voters.iter().filter(|id| alive(id)).count();
+        seen < voters.len() / 2 + usize::from(!voters.is_empty())
     }
 
     fn of_member(&self, member: &Member, all: &[&Member], state: &State) -> Option<Command> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use model::NodeId;
 use model::command::Command;
 use model::rpc::RpcError;
 use tokio::time::{sleep, timeout};
@@ -28,7 +29,10 @@ pub(super) async fn run(context: Context) {
     loop {
         let members = context.cluster.members();
         let state = context.consensus.state();
-        let plan = reconcile.plan(&members, &state, context.clock.now());
+        let (_, servers) = context.consensus.configuration();
+        let voters: Vec<NodeId> =
+            servers.iter().filter(|server| server.voter).map(|server| server.id).collect();
+        let plan = reconcile.plan(&members, &voters, &state, context.clock.now());
         drop(state);
         let failed = stream::iter(plan)
             .map(|command| propose(&context, command))

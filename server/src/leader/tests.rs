@@ -79,21 +79,24 @@ async fn a_new_leader_registers_its_members_and_follows_them() {
     sleep(Duration::from_secs(1)).await;
     assert!(stage.consensus.state().service(NAMESPACE, "n1", "consul").is_some());
 
-    let two = |state| vec![member(1, MemberState::Alive, true, &[]), member(2, state, true, &[])];
-    stage.cluster.set(two(MemberState::Alive));
+    let three = |state| {
+        let [one, other] = [1, 3].map(|number| member(number, MemberState::Alive, true, &[]));
+        vec![one, member(2, state, true, &[]), other]
+    };
+    stage.cluster.set(three(MemberState::Alive));
     sleep(Duration::from_secs(1)).await;
     let status = || {
         let check = stage.consensus.state().check(NAMESPACE, "n2", catalog::SERF_HEALTH);
         check.map(|check| check.status.as_str())
     };
     let servers = || stage.consensus.configuration().1.len();
-    assert_eq!((status(), servers()), (Some("passing"), 2));
-    stage.cluster.set(two(MemberState::Failed));
+    assert_eq!((status(), servers()), (Some("passing"), 3));
+    stage.cluster.set(three(MemberState::Failed));
     sleep(Duration::from_secs(1)).await;
-    assert_eq!((status(), servers()), (Some("critical"), 2));
-    stage.cluster.set(two(MemberState::Left));
+    assert_eq!((status(), servers()), (Some("critical"), 3));
+    stage.cluster.set(three(MemberState::Left));
     sleep(Duration::from_secs(1)).await;
-    assert_eq!((status(), servers()), (None, 1));
+    assert_eq!((status(), servers()), (None, 2));
 
     // Full passes find nothing to do; cluster time ticks a few times and rests.
     let proposed = stage.consensus.proposed();

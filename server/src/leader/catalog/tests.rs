@@ -34,7 +34,7 @@ fn apply(state: &mut State, commands: Vec<Command>) {
 /// The catalog after gossip said this.
 fn caught_up(list: &[Arc<Member>]) -> State {
     let mut state = State::default();
-    let plan = reconcile().plan(&members(list.to_vec()), &state, Instant::now());
+    let plan = reconcile().plan(&members(list.to_vec()), &[], &state, Instant::now());
     apply(&mut state, plan);
     state
 }
@@ -58,7 +58,8 @@ async fn each_member_state_meets_each_catalog() {
     let alive = caught_up(&[member(2, Alive, false, &[])]);
     let failed = {
         let mut state = alive.clone();
-        let plan = reconcile().plan(&members(vec![member(2, Failed, false, &[])]), &state, now);
+        let plan =
+            reconcile().plan(&members(vec![member(2, Failed, false, &[])]), &[], &state, now);
         apply(&mut state, plan);
         state
     };
@@ -96,7 +97,8 @@ async fn each_member_state_meets_each_catalog() {
     .into_iter()
     .enumerate()
     {
-        let plan = reconcile().plan(&members(vec![member(2, state, false, &[])]), catalog, now);
+        let plan =
+            reconcile().plan(&members(vec![member(2, state, false, &[])]), &[], catalog, now);
         assert_eq!(said(&plan), wanted, "case {number}: {state:?}");
     }
 }
@@ -112,7 +114,7 @@ async fn a_server_gets_service_consul_and_what_is_right_is_not_written_again() {
     let check = state.check(NAMESPACE, "n1", SERF_HEALTH).expect("there");
     assert_eq!((&*check.output, check.status), ("Agent alive and reachable", Status::Passing));
     let now = Instant::now();
-    assert_eq!(reconcile().plan(&members(list.to_vec()), &state, now), []);
+    assert_eq!(reconcile().plan(&members(list.to_vec()), &[], &state, now), []);
 
     // The agent says more about its node; a move of the server must not lose it.
     let node = NodeV1 {
@@ -124,14 +126,14 @@ async fn a_server_gets_service_consul_and_what_is_right_is_not_written_again() {
     let register = RegisterV1 { node, skip_node_update, services, checks };
     apply(&mut state, vec![Command::RegisterV1(register)]);
     let moved = [member(1, Alive, true, &[("port", "8400"), ("grpc_port", "8502")])];
-    let plan = reconcile().plan(&members(moved.to_vec()), &state, now);
+    let plan = reconcile().plan(&members(moved.to_vec()), &[], &state, now);
     assert_eq!(said(&plan), ["n1 passing"]);
     apply(&mut state, plan);
     let node = state.node(NAMESPACE, "n1").expect("there");
     assert_eq!(&*node.meta.clone().expect("kept")["rack"], "7");
     assert!(node.tagged_addresses.is_some());
     assert_eq!(state.service(NAMESPACE, "n1", "consul").map(|s| s.port), Some(8400));
-    assert_eq!(reconcile().plan(&members(moved.to_vec()), &state, now), []);
+    assert_eq!(reconcile().plan(&members(moved.to_vec()), &[], &state, now), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,10 +141,10 @@ async fn we_never_deregister_ourselves_and_other_datacenters_are_not_ours() {
     let now = Instant::now();
     let state = caught_up(&[member(1, Alive, true, &[])]);
     let left = members(vec![member(1, Left, true, &[])]);
-    assert_eq!(reconcile().plan(&left, &state, now), []);
+    assert_eq!(reconcile().plan(&left, &[], &state, now), []);
     let foreign =
         members(vec![member(1, Alive, true, &[]), member(3, Alive, false, &[("dc", "dc2")])]);
-    assert_eq!(reconcile().plan(&foreign, &state, now), []);
+    assert_eq!(reconcile().plan(&foreign, &[], &state, now), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +152,7 @@ async fn a_left_member_whose_name_lives_on_is_not_deregistered() {
     let now = Instant::now();
     let state = caught_up(&[member(2, Alive, false, &[])]);
     let both = members(vec![member(2, Alive, false, &[]), member(2, Left, false, &[])]);
-    assert_eq!(reconcile().plan(&both, &state, now), []);
+    assert_eq!(reconcile().plan(&both, &[], &state, now), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +163,7 @@ async fn what_gossip_does_not_know_is_given_time() {
     let mut reconcile = reconcile();
     let mut history = Vec::new();
     for second in (0..700).step_by(10) {
-        let plan = reconcile.plan(&alone, &state, start + Duration::from_secs(second));
+        let plan = reconcile.plan(&alone, &[], &state, start + Duration::from_secs(second));
         history.extend(said(&plan).into_iter().map(|what| (second, what)));
         apply(&mut state, plan);
     }
@@ -174,10 +176,48 @@ async fn what_gossip_has_forgotten_goes_at_once() {
     let state = caught_up(&[member(1, Alive, true, &[]), member(2, Alive, false, &[])]);
     let mut reconcile = reconcile();
     let both = members(vec![member(1, Alive, true, &[]), member(2, Alive, false, &[])]);
-    assert_eq!(reconcile.plan(&both, &state, now), []);
+    assert_eq!(reconcile.plan(&both, &[], &state, now), []);
     let one = members(vec![member(1, Alive, true, &[])]);
     // Until it is done.
     for _ in 0..2 {
-        assert_eq!(said(&reconcile.plan(&one, &state, now)), ["n2 gone"]);
+        assert_eq!(said(&reconcile.plan(&one, &[], &state, now)), ["n2 gone"]);
     }
+}
+
+/// A leader leads because a quorum hears it: gossip that holds most servers for dead is cut off.
+#[tokio::test(start_paused = true)]
+async fn gossip_that_sees_no_quorum_of_servers_condemns_nobody() {
+    let start = Instant::now();
+    let voters = [1, 2, 3].map(|number| NodeId([number; 16]));
+    let all = [
+        member(1, Alive, true, &[]),
+        member(2, Alive, true, &[]),
+        member(3, Alive, true, &[]),
+        member(4, Alive, false, &[]),
+    ];
+    let mut state = caught_up(&all);
+    let mut reconcile = reconcile();
+    let cut_off = members(vec![
+        member(1, Alive, true, &[]),
+        member(2, Failed, true, &[]),
+        member(4, Failed, false, &[]),
+        member(5, Alive, false, &[]),
+    ]);
+    let plan = reconcile.plan(&cut_off, &voters, &state, start);
+    assert_eq!(said(&plan), ["n5 passing"], "who is seen is taken in");
+    apply(&mut state, plan);
+    let later = start + UNKNOWN_GONE_AFTER * 2;
+    assert_eq!(reconcile.plan(&cut_off, &voters, &state, later), []);
+    // One server is back: what gossip says counts again, and what it does not know has time again.
+    let seeing = members(vec![
+        member(1, Alive, true, &[]),
+        member(2, Alive, true, &[]),
+        member(4, Failed, false, &[]),
+        member(5, Alive, false, &[]),
+    ]);
+    let plan = reconcile.plan(&seeing, &voters, &state, later);
+    assert_eq!(said(&plan), ["n4 critical"]);
+    let much_later = later + UNKNOWN_GONE_AFTER;
+    apply(&mut state, plan);
+    assert_eq!(said(&reconcile.plan(&seeing, &voters, &state, much_later)), ["n3 gone"]);
 }
