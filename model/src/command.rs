@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{LogIndex, Name, NodeId, SessionId};
 use crate::row::{CheckV1, NodeV1, ServiceV1, SessionV1};
+use crate::txn::{TxnOpV1, TxnOutcomeV1};
 
 /// Makes a retried write apply once.
 ///
@@ -63,6 +64,8 @@ pub enum Command {
     TombstoneReapV1(LogIndex),
     /// Nothing, but carries the stamps: moves cluster time.
     TickV1,
+    /// All of these operations in order, or none of them.
+    TxnV1(Vec<TxnOpV1>),
 }
 
 /// Body of [`Command::RegisterV1`]. Order of effects: node, services, checks.
@@ -128,6 +131,8 @@ pub enum Outcome {
     Bool(bool),
     /// Refused; nothing was changed.
     Rejected(Rejection),
+    /// What a transaction yields; with errors nothing was changed.
+    Txn(TxnOutcomeV1),
 }
 
 /// Why apply refused a command. The text is what Consul's clients look for.

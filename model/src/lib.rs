@@ -10,6 +10,7 @@
 //! | [`id`] | identifiers and indexes: [`NodeId`], [`SessionId`], [`LogIndex`], [`Name`] |
 //! | [`row`] | rows of the tables: replicated, stored in snapshots, sent by servers |
 //! | [`command`] | what the Raft log holds, and what applying it yields |
+//! | [`txn`] | operations of a transaction, and what they yield |
 //! | [`rpc`] | requests and replies between agents and servers |
 //! | [`seam`] | the traits [`seam::Backend`] and [`seam::Cluster`] |
 //! | [`wire`] | the one codec of rows, commands and RPC |
@@ -25,6 +26,7 @@ pub mod id;
 pub mod row;
 pub mod rpc;
 pub mod seam;
+pub mod txn;
 pub mod wire;
 
 pub use id::{LogIndex, Name, NodeId, SessionId};

@@ -15,6 +15,7 @@ use crate::id::{LogIndex, Name, NodeId, SessionId};
 use crate::row::{
     CheckV1, KvV1, NameMap, NodeV1, ServiceCheckRefV1, ServiceV1, SessionBehavior, SessionV1,
 };
+use crate::txn::{TxnOpV1, TxnOutcomeV1};
 
 /// How fresh a read must be (spec/http-api-1.md §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -135,12 +136,17 @@ pub enum Op {
     RemovePeer { id: NodeId },
     /// Several writes that one agent sends at once; each is applied on its own.
     Batch(Vec<Op>),
+    /// A transaction: a write if one of its operations is, else a read that does not block.
+    Txn(Vec<TxnOp>),
 }
 
 impl Op {
     /// Whether it changes something, so must reach the leader and may be applied only once.
     pub fn is_write(&self) -> bool {
         matches!(
+            self,
+            Op::Txn(ops) if ops.iter().any(TxnOp::is_write)
+        ) || matches!(
             self,
             Op::Register(_)
                 | Op::Deregister { .. }
@@ -152,6 +158,33 @@ impl Op {
                 | Op::RemovePeer { .. }
                 | Op::Batch(_)
         )
+    }
+}
+
+/// An operation of a transaction, as a door read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnOp {
+    /// One to do.
+    Do(TxnOpV1),
+    /// One that is wrong in itself, whether it would have been a write, and Consul's text. It
+    /// travels on, because it fails together with the others.
+    Wrong(bool, Name),
+}
+
+impl TxnOp {
+    /// Whether it changes something.
+    pub fn is_write(&self) -> bool {
+        match self {
+            TxnOp::Do(op) => op.is_write(),
+            TxnOp::Wrong(write, _) => *write,
+        }
+    }
+}
+
+// Told apart by their kind alone: a hash is only used to share equal blocking reads.
+impl std::hash::Hash for TxnOp {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.is_write().hash(state);
     }
 }
 
@@ -340,6 +373,8 @@ pub enum Body {
     Session(SessionId),
     /// `Batch`: one result for each operation.
     Batch(Vec<Result<Body, RpcError>>),
+    /// `Txn`.
+    Txn(TxnOutcomeV1),
 }
 
 /// What travels back in a frame.

@@ -103,3 +103,50 @@ fn a_blocking_read_wakes_on_its_key_and_on_nothing_else() {
     let waited = start.elapsed();
     assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(5), "{waited:?}");
 }
+
+#[test]
+fn a_transaction_is_done_whole_or_not_at_all() {
+    let (_dir, dev) = dev();
+    let put = |body: serde_json::Value| dev.http("PUT", "/v1/txn", &body.to_string());
+    let done = put(json!([
+        {"KV": {"Verb": "set", "Key": "t/a", "Value": "eA==", "Flags": 3}},
+        {"KV": {"Verb": "get", "Key": "t/a"}},
+        {"KV": {"Verb": "check-not-exists", "Key": "t/b"}},
+    ]));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let body = done.json();
+    assert_eq!(body["Results"][0]["KV"]["Value"], json!(null));
+    assert_eq!(body["Results"][1]["KV"]["Value"], "eA==");
+    assert_eq!(body["Results"].as_array().map(Vec::len), Some(2));
+    assert_eq!(dev.json("/v1/kv/t/a")[0]["Flags"], 3);
+
+    let failed = put(json!([
+        {"KV": {"Verb": "set", "Key": "t/b", "Value": "eA=="}},
+        {"KV": {"Verb": "lock", "Key": "t/c"}},
+        {"KV": {"Verb": "get", "Key": "t/d"}},
+    ]));
+    assert_eq!(failed.status, 409);
+    assert_eq!(
+        failed.json(),
+        json!({"Results": null, "Errors": [
+            {"OpIndex": 1, "What": "missing session"},
+            {"OpIndex": 2, "What": "key \"t/d\" doesn't exist"},
+        ]})
+    );
+    assert_eq!(dev.get("/v1/kv/t/b").status, 404, "nothing of it was done");
+
+    let node = json!([
+        {"Node": {"Verb": "set", "Node": {"Node": "bar", "Address": "10.9.9.9"}}},
+        {"Service": {"Verb": "set", "Node": "bar", "Service": {"Service": "web", "Port": 80}}},
+        {"Check": {"Verb": "set", "Check": {"Node": "bar", "CheckID": "c", "Name": "c",
+            "ServiceID": "web", "Status": "passing"}}},
+    ]);
+    let done = put(node);
+    assert_eq!(done.status, 200, "{}", done.text());
+    assert_eq!(done.json()["Results"][0]["Node"]["Meta"], json!(null));
+    let instances = dev.json("/v1/health/service/web?passing");
+    assert_eq!(instances[0]["Node"]["Address"], "10.9.9.9");
+    let gone = put(json!([{"Node": {"Verb": "delete", "Node": {"Node": "bar"}}}]));
+    assert_eq!((gone.status, gone.json()["Results"].clone()), (200, json!([])));
+    assert_eq!(dev.json("/v1/health/service/web"), json!([]));
+}

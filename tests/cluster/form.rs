@@ -44,6 +44,15 @@ fn three_servers_and_two_agents_become_one_cluster() {
             if count == 5 { Ok(()) } else { Err(count.to_string()) }
         });
     }
+    // So do transactions, those that only read too.
+    let set = r#"[{"KV":{"Verb":"set","Key":"txn","Value":"eA=="}}]"#;
+    let get = r#"[{"KV":{"Verb":"get","Key":"txn"}}]"#;
+    for member in cluster.servers.iter().chain(&clients) {
+        assert_eq!(member.http("PUT", "/v1/txn", set).status, 200, "at {}", member.ip);
+        let seen = member.http("PUT", "/v1/txn?consistent", get);
+        assert_eq!(seen.json()["Results"][0]["KV"]["Value"], "eA==", "at {}", member.ip);
+        assert_eq!(seen.header("X-Consul-KnownLeader"), "true");
+    }
     let follower = (cluster.leader() + 1) % 3;
     let stale = cluster.servers[follower].get("/v1/kv/from/0?stale");
     assert_eq!(stale.header("X-Consul-KnownLeader"), "true");

@@ -38,6 +38,9 @@ pub enum ApiError {
         /// Bytes allowed.
         limit: u64,
     },
+    /// What was asked for is more than the endpoint takes.
+    #[error("{0}")]
+    TooMuch(String),
     /// The body did not arrive in time.
     #[error("Request body did not arrive in time")]
     SlowBody,
@@ -61,7 +64,7 @@ impl ApiError {
             ApiError::Forbidden(_) => StatusCode::FORBIDDEN,
             ApiError::NotFound(_) => StatusCode::NOT_FOUND,
             ApiError::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::TooLarge { .. } | ApiError::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::SlowBody => StatusCode::REQUEST_TIMEOUT,
             ApiError::Rpc(error) => rpc_status(error),
             ApiError::Internal(text) => text_status(text),

@@ -7,7 +7,7 @@
 //!
 //! | family | file |
 //! |---|---|
-//! | `/v1/kv`, `/v1/session` | `kv`, `session` |
+//! | `/v1/kv`, `/v1/session`, `/v1/txn` | `kv`, `session`, `txn` |
 //! | `/v1/catalog`, `/v1/health` | `catalog`, `health`, what both share: `discovery` |
 //! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `acl` |
 //!
@@ -36,6 +36,7 @@ mod route;
 mod server;
 mod session;
 mod status;
+mod txn;
 
 use std::sync::Arc;
 
@@ -73,6 +74,7 @@ fn routes(context: &Context) -> Vec<Route> {
         operator::routes(),
         session::routes(),
         status::routes(),
+        txn::routes(context.config.kv_value_bytes_max),
     ]
     .concat()
 }

@@ -13,6 +13,7 @@
 //! | [`proxy`] | the `Proxy` object of a service, normalised |
 //! | [`definition`] | the `Definition` object of a check, normalised |
 //! | [`registration`] | the bodies of `catalog/register` and `catalog/deregister` |
+//! | [`txn`] | the body of `txn` and its answer |
 
 pub mod catalog;
 pub mod definition;
@@ -22,3 +23,4 @@ pub mod kv;
 pub mod metadata;
 pub mod proxy;
 pub mod registration;
+pub mod txn;

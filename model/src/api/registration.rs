@@ -134,11 +134,11 @@ fn refuse_tenants(object: &mut Object<'_>) -> Result<(), InputError> {
     Ok(())
 }
 
-fn names(map: Option<Vec<(&str, &str)>>) -> Option<NameMap> {
+pub(crate) fn names(map: Option<Vec<(&str, &str)>>) -> Option<NameMap> {
     Some(map?.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
-fn locality(value: Option<&Value>) -> Result<Option<LocalityV1>, InputError> {
+pub(crate) fn locality(value: Option<&Value>) -> Result<Option<LocalityV1>, InputError> {
     let Some(value) = value else { return Ok(None) };
     let mut object = Object::new(value, "Locality")?;
     let read = LocalityV1 {
@@ -159,7 +159,7 @@ fn u16_field(object: &mut Object<'_>, name: &str) -> Result<u16, InputError> {
     })
 }
 
-fn read_service(value: &Value, node: &str) -> Result<ServiceV1, InputError> {
+pub(crate) fn read_service(value: &Value, node: &str) -> Result<ServiceV1, InputError> {
     let mut object = Object::new(value, "NodeService")?;
     let weights = match object.take(&["Weights"]) {
         None => WeightsV1::default(),
@@ -246,7 +246,7 @@ fn check_service(service: &mut ServiceV1) -> Result<(), RegistrationError> {
     Ok(())
 }
 
-fn read_check(value: &Value, node: &str) -> Result<CheckV1, RegistrationError> {
+pub(crate) fn read_check(value: &Value, node: &str) -> Result<CheckV1, RegistrationError> {
     let mut object = Object::new(value, "HealthCheck")?;
     let name = object.text(&["Name"])?;
     let id = object.text(&["CheckID"])?;

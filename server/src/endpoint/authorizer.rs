@@ -30,13 +30,17 @@ pub enum Need {
         /// Names of the services.
         services: Vec<Name>,
     },
-    /// What a deregistration touches.
+    /// A service of a node, by its id: what a deregistration touches, or a check of it.
     Deregistration {
         /// The node.
         node: Name,
         /// Id of the service, if it is one.
         service: Option<Name>,
     },
+    /// `node:write`.
+    NodeWrite(Name),
+    /// `service:write` for the service of this name.
+    ServiceWrite(Name),
     /// `operator:read`.
     OperatorRead,
     /// `operator:write`.

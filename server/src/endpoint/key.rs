@@ -7,7 +7,7 @@ use model::rpc::{KvWrite, RpcError};
 use super::rejected;
 
 /// Longest key. Ours: a key is held in memory and in indexes; no client comes near.
-const KEY_BYTES_MAX: usize = 64 << 10;
+pub(super) const KEY_BYTES_MAX: usize = 64 << 10;
 
 /// What a write of a key becomes.
 #[derive(Debug, PartialEq, Eq)]

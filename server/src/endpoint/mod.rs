@@ -9,7 +9,7 @@
 //! | `route` | where a request goes, how long it may take, what may be tried again (core) |
 //! | `authorizer`, `admission` | who may do what; how many at once |
 //! | `read` | reads of tables, blocking ones too |
-//! | `write`, `register`, `session`, `key` | writes: validation, defaults, proposals |
+//! | `write`, `register`, `session`, `key`, `txn` | writes: validation, defaults, proposals |
 //! | `operator` | status, Raft configuration, peers |
 //! | `peers`, `rounds` | what servers ask each other; shared read indexes |
 //! | `backend`, `handler` | the ways in: from this process's agent, from the network |
@@ -27,6 +27,7 @@ mod rounds;
 mod route;
 mod session;
 mod table;
+mod txn;
 mod write;
 
 #[cfg(test)]
@@ -41,7 +42,7 @@ use std::time::Duration;
 
 use model::LogIndex;
 use model::command::{Rejection, RetryV1};
-use model::rpc::{Answer, Body, Consistency, Meta, Reply, Request, RpcError};
+use model::rpc::{Answer, Body, Consistency, Meta, Op, Reply, Request, RpcError};
 use model::seam::Cluster;
 use rt::{Clock, Rng};
 use tokio::sync::watch;
@@ -203,6 +204,13 @@ impl Endpoint {
             Route::Here(confirm) => {
                 let authorizer = &self.parts.authorizer;
                 authorizer.authorize(&request.token, &rule.need)?;
+                if let Op::Txn(ops) = &mut request.op {
+                    let limit = self.parts.config.kv_value_bytes_max;
+                    let errors = txn::check(ops, &**authorizer, &request.token, limit)?;
+                    if !errors.is_empty() {
+                        return self.reply(LogIndex(1), Body::Txn(Err(errors)));
+                    }
+                }
                 match rule.place {
                     table::Place::Tables => {
                         self.read(request, confirm, time.wait_end, visit, entered).await

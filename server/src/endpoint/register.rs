@@ -54,7 +54,7 @@ pub(super) fn check(
     Ok(RegisterV1 { node, skip_node_update: asked.skip_node_update, services, checks })
 }
 
-fn check_service(asked: &ServiceV1, node: &model::Name) -> Result<ServiceV1, RpcError> {
+pub(super) fn check_service(asked: &ServiceV1, node: &model::Name) -> Result<ServiceV1, RpcError> {
     let mut service = asked.clone();
     service.node = node.clone();
     if service.name.is_empty() {

@@ -137,6 +137,9 @@ pub(crate) fn rule(op: &Op) -> Rule {
         Op::TransferLeader { .. } | Op::RemovePeer { .. } => Rule::operator(),
         // Each operation in it is authorised for itself. Only such are allowed in it that change
         // nothing the second time.
+        // Each operation in it is authorised for itself, and fails for itself.
+        Op::Txn(_) if op.is_write() => Rule::write(Need::Nothing),
+        Op::Txn(_) => Rule::read(Need::Nothing),
         Op::Batch(_) => Rule { again: Again::Harmless, ..Rule::write(Need::Nothing) },
     }
 }

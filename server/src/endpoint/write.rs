@@ -6,7 +6,7 @@ use model::rpc::{Answer, Body, Op, Request, RpcError};
 use model::{LogIndex, Name, SessionId};
 
 use super::table::{may_be_batched, rule};
-use super::{Endpoint, key, register, rejected, session};
+use super::{Endpoint, key, register, rejected, session, txn};
 use crate::consensus::Proposal;
 
 /// Operations in one batch.
@@ -75,6 +75,13 @@ impl Endpoint {
                 Err(_) => Ok((self.parts.consensus.state().applied(), Body::Done)),
             },
             Op::SessionRenew { id } => self.renew(frame.namespace, id).await,
+            Op::Txn(ops) => {
+                let Some(ops) = txn::known(ops) else {
+                    return Err(rejected("this transaction is wrong in itself"));
+                };
+                let (index, body) = self.propose(frame, Command::TxnV1(ops)).await?;
+                Ok((index, self.parts.authorizer.filter(frame.token, op, body)))
+            }
             Op::TransferLeader { to } => self.transfer(*to).await,
             Op::RemovePeer { id } => self.remove_peer(*id).await,
             _ => Err(rejected("this operation is no write")),
@@ -131,6 +138,7 @@ impl Endpoint {
         match outcome {
             Outcome::Done => Ok((index, Body::Done)),
             Outcome::Bool(held) => Ok((index, Body::Bool(held))),
+            Outcome::Txn(done) => Ok((index, Body::Txn(done))),
             Outcome::Rejected(rejection) => Err(RpcError::Rejected(rejection)),
         }
     }

@@ -130,7 +130,7 @@ impl Context {
         let proposed = timeout(limit, self.consensus.propose(proposal)).await;
         let late = || RpcError::Broken("not applied in time".to_owned());
         match proposed.unwrap_or_else(|_| Err(late()))? {
-            (index, Outcome::Done | Outcome::Bool(_)) => Ok(index),
+            (index, Outcome::Done | Outcome::Bool(_) | Outcome::Txn(_)) => Ok(index),
             (_, Outcome::Rejected(rejection)) => Err(RpcError::Rejected(rejection)),
         }
     }

@@ -44,6 +44,7 @@ impl RunningHash {
         match outcome {
             Outcome::Done => self.number(1),
             Outcome::Bool(held) => self.number(2 + u64::from(*held)),
+            Outcome::Txn(done) => self.bytes(&wire::encode(Kind::SnapshotBlock, done)),
             Outcome::Rejected(why) => self.bytes(&wire::encode(Kind::SnapshotBlock, why)),
         }
     }

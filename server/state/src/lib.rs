@@ -35,6 +35,7 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod txn;
 pub mod watch;
 
 pub use apply::apply;

@@ -34,11 +34,17 @@
 use imbl::{OrdMap, OrdSet};
 use model::NodeId;
 use model::command::{OPEN_RETRIES_MAX, Outcome, Rejection, RetryV1};
+use model::wire::{self, Kind};
 
 /// Cluster time in milliseconds without a command after which outcomes are dropped.
 pub(crate) const ORIGIN_MS_MAX: u64 = 60_000;
 /// Origins that are remembered, idle ones included.
 pub(crate) const ORIGINS_MAX: usize = 65_536;
+
+/// Bytes of outcomes that are kept for one origin. An origin is one item of a snapshot, and blocks
+/// of a snapshot have a limit; results of transactions could exceed it. Beyond this a retry is told
+/// that its outcome is unknown: still nothing is applied twice.
+pub(crate) const OUTCOME_BYTES_MAX: usize = 8 << 20;
 
 /// What to do with a write.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,8 +64,21 @@ pub(crate) struct Origin {
     pub(crate) last_ms: u64,
     /// Outcomes at or above the floor.
     pub(crate) outcomes: OrdMap<u64, Outcome>,
+    /// Their bytes, roughly.
+    pub(crate) bytes: usize,
     /// Its outcomes were dropped.
     pub(crate) idle: bool,
+}
+
+/// Bytes of an outcome in a snapshot, rather too many.
+pub(crate) fn weight(outcome: &Outcome) -> usize {
+    const ENTRY: usize = 32;
+    match outcome {
+        Outcome::Done | Outcome::Bool(_) => ENTRY,
+        Outcome::Rejected(_) | Outcome::Txn(_) => {
+            ENTRY + wire::encode(Kind::SnapshotBlock, outcome).len()
+        }
+    }
 }
 
 /// All origins.
@@ -91,6 +110,7 @@ impl Retries {
                 origin.floor = origin.floor.max(highest.saturating_add(1));
             }
             origin.outcomes = OrdMap::new();
+            origin.bytes = 0;
             origin.idle = true;
             self.idle.insert((origin.last_ms, id));
         }
@@ -116,7 +136,9 @@ impl Retries {
             if lowest >= origin.floor {
                 break;
             }
-            origin.outcomes.remove(&lowest);
+            if let Some(gone) = origin.outcomes.remove(&lowest) {
+                origin.bytes = origin.bytes.saturating_sub(weight(&gone));
+            }
         }
         if retry.seq < origin.floor {
             return Verdict::Answer(Outcome::Rejected(Rejection::OutcomeUnknown));
@@ -133,7 +155,12 @@ impl Retries {
     /// Keeps the outcome of a write that was applied.
     pub(crate) fn record(&mut self, retry: &RetryV1, outcome: Outcome) {
         if let Some(origin) = self.origins.get_mut(&retry.origin) {
-            origin.outcomes.insert(retry.seq, outcome);
+            let kept = match origin.bytes.saturating_add(weight(&outcome)) > OUTCOME_BYTES_MAX {
+                true => Outcome::Rejected(Rejection::OutcomeUnknown),
+                false => outcome,
+            };
+            origin.bytes = origin.bytes.saturating_add(weight(&kept));
+            origin.outcomes.insert(retry.seq, kept);
         }
     }
 
@@ -142,7 +169,8 @@ impl Retries {
             let Some((_, oldest)) = self.idle.remove_min() else { return false };
             self.origins.remove(&oldest);
         }
-        let origin = Origin { floor: 0, last_ms: now_ms, outcomes: OrdMap::new(), idle: false };
+        let origin =
+            Origin { floor: 0, last_ms: now_ms, outcomes: OrdMap::new(), bytes: 0, idle: false };
         self.load(id, origin);
         true
     }
@@ -175,6 +203,9 @@ impl Retries {
             let below = origin.outcomes.get_min().is_some_and(|(seq, _)| *seq < origin.floor);
             if below || origin.outcomes.len() > OPEN_RETRIES_MAX {
                 return Err(format!("origin {id} keeps outcomes that it should not"));
+            }
+            if origin.bytes != origin.outcomes.values().map(weight).sum::<usize>() {
+                return Err(format!("origin {id} counts {} bytes of outcomes", origin.bytes));
             }
             if origin.idle
                 && !(origin.outcomes.is_empty() && self.idle.contains(&(origin.last_ms, *id)))
@@ -256,6 +287,25 @@ mod tests {
         let refused = Verdict::Answer(Outcome::Rejected(Rejection::TooManyOpen));
         assert_eq!(send(&mut retries, 0, max + 1, 1), refused);
         assert_eq!(send(&mut retries, 0, max + 1, 2), Verdict::Apply);
+    }
+
+    #[test]
+    fn large_outcomes_are_kept_within_a_limit_and_never_applied_twice() {
+        let text = "x".repeat(3 << 20);
+        let large = Outcome::Rejected(Rejection::Other(text));
+        let mut retries = Retries::default();
+        for seq in 1..=4 {
+            assert_eq!(retries.admit(&retry(seq, 1), 0), Verdict::Apply);
+            retries.record(&retry(seq, 1), large.clone());
+            retries.verify().expect("consistent");
+        }
+        assert_eq!(retries.admit(&retry(2, 1), 0), Verdict::Answer(large.clone()));
+        assert_eq!(retries.admit(&retry(3, 1), 0), unknown());
+        // Answers that arrived make room.
+        assert_eq!(retries.admit(&retry(5, 5), 0), Verdict::Apply);
+        retries.record(&retry(5, 5), large.clone());
+        assert_eq!(retries.admit(&retry(5, 5), 0), Verdict::Answer(large));
+        retries.verify().expect("consistent");
     }
 
     #[test]

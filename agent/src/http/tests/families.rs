@@ -534,3 +534,62 @@ async fn status_and_operator() {
     door.get("/v1/status/leader").await;
     assert_eq!(door.asked().consistency, Consistency::Stale);
 }
+
+#[tokio::test]
+async fn transactions_are_read_sized_and_answered() {
+    use model::txn::{TxnErrorV1, TxnResultV1};
+    let door = open(|request| match &request.op {
+        Op::Txn(ops) if request.op.is_write() && ops.len() == 2 => {
+            let what = "missing session".to_owned();
+            reply(Body::Txn(Err(vec![TxnErrorV1 { op_index: 1, what }])))
+        }
+        Op::Txn(ops) if ops.is_empty() => reply(Body::Txn(Ok(vec![]))),
+        Op::Txn(_) => reply(Body::Txn(Ok(vec![TxnResultV1::Kv(entry("a", "x"))]))),
+        _ => Err(RpcError::NotReady),
+    })
+    .await;
+    let write = r#"{"KV":{"Verb":"set","Key":"a","Value":"eA=="}}"#;
+    let read = r#"{"KV":{"Verb":"get","Key":"a"}}"#;
+
+    let seen = door.put("/v1/txn?stale", format!("[{read}]")).await;
+    let result = r#"{"KV":{"LockIndex":0,"Key":"a","Flags":42,"Value":"eA==","CreateIndex":31,"ModifyIndex":57}}"#;
+    let text = format!(r#"{{"Results":[{result}],"Errors":null}}"#);
+    assert_eq!((seen.status, seen.text()), (200, text));
+    assert_eq!(seen.header("x-consul-knownleader"), Some("true"));
+    assert_eq!(seen.header("x-consul-lastcontact"), Some("7"));
+    assert_eq!(seen.header("x-consul-index"), None);
+    assert_eq!(door.asked().consistency, Consistency::Stale);
+
+    let seen = door.put("/v1/txn?stale", format!("[{write}]")).await;
+    assert_eq!((seen.status, seen.header("x-consul-knownleader")), (200, None));
+    assert_eq!(door.asked().consistency, Consistency::Default, "a write goes to the leader");
+    let seen = door.put("/v1/txn", format!("[{write},{write}]")).await;
+    let text = r#"{"Results":null,"Errors":[{"OpIndex":1,"What":"missing session"}]}"#;
+    assert_eq!((seen.status, &*seen.text()), (409, text));
+    let seen = door.put("/v1/txn", "[]").await;
+    assert_eq!((seen.status, &*seen.text()), (200, r#"{"Results":[],"Errors":null}"#));
+
+    let long = "eHh4".repeat(334);
+    let many = vec![write; 129].join(",");
+    for (body, status, text) in [
+        ("", 400, "Failed to parse body: EOF"),
+        (r#"[{"Session":{}}]"#, 400, "Failed to parse body: json: unknown field \"Session\""),
+        (&*format!("[{many}]"), 413, "Transaction contains too many operations (129 > 128)"),
+        (
+            &*format!(r#"[{{"KV":{{"Verb":"set","Key":"k","Value":"{long}"}}}}]"#),
+            413,
+            "Value for key \"k\" is too large (1002 > 1000 bytes)",
+        ),
+    ] {
+        let asked = door.asked_count();
+        let seen = door.put("/v1/txn", body).await;
+        assert_eq!((seen.status, &*seen.text()), (status, text));
+        assert_eq!(door.asked_count(), asked, "refused at the door");
+    }
+    let huge = vec![b' '; (512 << 10) + 1];
+    let seen = door.put("/v1/txn", huge).await;
+    let text = "Request body(524289 bytes) too large, max size: 524288 bytes.";
+    assert_eq!(seen.status, 413);
+    assert!(seen.text().starts_with(text), "{}", seen.text());
+    assert_eq!(door.get("/v1/txn").await.header("allow"), Some("OPTIONS,PUT"));
+}

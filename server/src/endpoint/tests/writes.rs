@@ -2,8 +2,10 @@
 
 use model::Name;
 use model::command::{Command, RegisterV1, Rejection};
+use model::rpc::TxnOp;
 use model::rpc::{KvWrite, NewSession, Registration};
 use model::seam::Backend;
+use model::txn::{KvTxnV1, KvVerbV1, TxnOpV1};
 
 use super::super::fake::rows;
 use super::*;
@@ -219,4 +221,79 @@ async fn the_link_says_since_when() {
     let stats = backend.stats();
     assert_eq!(stats["consul"]["leader"], "false");
     assert_eq!(stats["consul"]["leader_addr"], "127.0.0.2:8300");
+}
+
+fn txn_op(verb: KvVerbV1, key: &'static str) -> TxnOp {
+    TxnOp::Do(TxnOpV1::Kv(KvTxnV1 {
+        verb,
+        key: Bytes::from_static(key.as_bytes()),
+        value: Bytes::from_static(b"x"),
+        flags: 0,
+        index: LogIndex::ZERO,
+        session: "".into(),
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_is_vetted_whole_and_applied_once() {
+    let (stage, backend) = backend().await;
+    let applied = stage.consensus.state().applied();
+    // What is wrong in itself is found without a log entry, all of it.
+    let ops = vec![
+        txn_op(KvVerbV1::Set, "a"),
+        TxnOp::Wrong(false, "unknown KV operation: odd".into()),
+        txn_op(KvVerbV1::Set, ""),
+    ];
+    let Ok(Body::Txn(Err(errors))) = write(&backend, Op::Txn(ops)).await else {
+        panic!("refused");
+    };
+    let found: Vec<_> = errors.iter().map(|error| (error.op_index, &*error.what)).collect();
+    assert_eq!(found, [(1, "unknown KV operation: odd"), (2, "Must provide key")]);
+    assert_eq!(stage.consensus.state().applied(), applied);
+
+    // Applied, but the answer is lost: the second try must not find its own work in the way.
+    let lost = RpcError::Broken("cut".into());
+    *stage.consensus.faults.lock().expect("no panic") = vec![(true, lost)];
+    let ops = vec![txn_op(KvVerbV1::Cas, "a"), txn_op(KvVerbV1::Get, "a")];
+    let done = write(&backend, Op::Txn(ops)).await;
+    assert!(matches!(&done, Ok(Body::Txn(Ok(results))) if results.len() == 2), "{done:?}");
+    let ops = vec![txn_op(KvVerbV1::Get, "a"), txn_op(KvVerbV1::CheckNotExists, "b")];
+    let done = write(&backend, Op::Txn(ops)).await;
+    assert!(matches!(&done, Ok(Body::Txn(Ok(results))) if results.len() == 1), "{done:?}");
+
+    let many = vec![txn_op(KvVerbV1::Set, "a"); 129];
+    let refused = write(&backend, Op::Txn(many)).await.expect_err("too many").to_string();
+    assert_eq!(refused, "Transaction contains too many operations (129 > 128)");
+}
+
+/// May read everything and write nothing but `mine`.
+struct OnlyMine;
+
+impl Authorizer for OnlyMine {
+    fn authorize(&self, _token: &str, need: &Need) -> Result<(), RpcError> {
+        match need {
+            Need::KeyWrite(key) if key != "mine" => {
+                Err(RpcError::PermissionDenied("lacks 'key:write'".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn filter(&self, _token: &str, _op: &Op, body: Body) -> Body {
+        body
+    }
+}
+
+#[test]
+fn each_operation_is_authorised_for_itself() {
+    let mut ops = [
+        txn_op(KvVerbV1::Set, "mine"),
+        txn_op(KvVerbV1::Get, "other"),
+        txn_op(KvVerbV1::Delete, "other"),
+        txn_op(KvVerbV1::CheckNotExists, "other"),
+    ];
+    let errors = txn::check(&mut ops, &OnlyMine, "", 8).expect("a list");
+    let found: Vec<_> = errors.iter().map(|error| (error.op_index, &*error.what)).collect();
+    let denied = "Permission denied: lacks 'key:write'";
+    assert_eq!(found, [(2, denied), (3, denied)]);
 }

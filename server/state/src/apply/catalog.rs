@@ -93,7 +93,7 @@ impl Work<'_> {
         }
     }
 
-    fn remove_service(&mut self, node: &Name, id: &Name) {
+    pub(super) fn remove_service(&mut self, node: &Name, id: &Name) {
         if self.space.services.get(node, id).is_none() {
             return;
         }

@@ -47,14 +47,14 @@ impl Work<'_> {
         Ok(Outcome::Bool(held))
     }
 
-    fn set(&mut self, put: &KvPutV1) {
+    pub(super) fn set(&mut self, put: &KvPutV1) {
         // A plain write keeps the holder but not the count of acquisitions: Consul stores the
         // request's zero.
         let session = self.space.kv.get(&put.key).and_then(|row| row.session);
         self.write(put, 0, session);
     }
 
-    fn cas(&mut self, put: &KvPutV1, index: LogIndex) -> bool {
+    pub(super) fn cas(&mut self, put: &KvPutV1, index: LogIndex) -> bool {
         let held = match self.space.kv.get(&put.key) {
             None => index == LogIndex::ZERO,
             Some(row) => index != LogIndex::ZERO && row.modify_index == index,
@@ -65,10 +65,15 @@ impl Work<'_> {
         held
     }
 
-    fn lock(&mut self, put: &KvPutV1, session: SessionId) -> Result<bool, Rejection> {
+    pub(super) fn lock(&mut self, put: &KvPutV1, session: SessionId) -> Result<bool, Rejection> {
         if self.space.lock_delays.active(&put.key, self.now_ms) {
             return Ok(false);
         }
+        self.take(put, session)
+    }
+
+    /// Locks whatever the lock-delay says.
+    pub(super) fn take(&mut self, put: &KvPutV1, session: SessionId) -> Result<bool, Rejection> {
         if self.space.sessions.get(session).is_none() {
             return Err(Rejection::InvalidSession(session.to_string()));
         }
@@ -84,7 +89,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    fn unlock(&mut self, put: &KvPutV1, session: SessionId) -> bool {
+    pub(super) fn unlock(&mut self, put: &KvPutV1, session: SessionId) -> bool {
         match self.space.kv.get(&put.key) {
             Some(row) if row.session == Some(session) => {
                 let lock_index = row.lock_index;
@@ -146,7 +151,7 @@ impl Work<'_> {
         }
     }
 
-    fn delete_cas(&mut self, key: &Bytes, index: LogIndex) -> bool {
+    pub(super) fn delete_cas(&mut self, key: &Bytes, index: LogIndex) -> bool {
         match self.space.kv.get(key) {
             None => true,
             Some(row) if row.modify_index == index => {
@@ -157,7 +162,7 @@ impl Work<'_> {
         }
     }
 
-    fn delete_tree(&mut self, prefix: &Bytes) {
+    pub(super) fn delete_tree(&mut self, prefix: &Bytes) {
         let keys: Vec<Bytes> = self.space.kv.under(prefix).map(|row| row.key.clone()).collect();
         for key in &keys {
             self.remove_key(key);

@@ -7,6 +7,7 @@ mod catalog;
 mod kv;
 mod register;
 mod session;
+mod txn;
 
 use std::sync::Arc;
 
@@ -127,6 +128,7 @@ impl Work<'_> {
                 self.end_session(*id);
                 Ok(Outcome::Done)
             }
+            Command::TxnV1(ops) => Ok(self.transaction(ops)),
             Command::TombstoneReapV1(_) | Command::TickV1 => Ok(Outcome::Done),
         };
         (outcome.unwrap_or_else(Outcome::Rejected), self.changes)

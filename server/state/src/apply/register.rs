@@ -115,7 +115,7 @@ impl Work<'_> {
         Err(Rejection::CheckService { node: request.node.name.to_string() })
     }
 
-    fn register_service(&mut self, node: &Name, wanted: &ServiceV1) {
+    pub(super) fn register_service(&mut self, node: &Name, wanted: &ServiceV1) {
         let mut row = wanted.clone();
         row.node = Name::clone(node);
         row.create_index = self.index;
@@ -130,7 +130,7 @@ impl Work<'_> {
         self.put_service(row);
     }
 
-    fn register_check(&mut self, node: &Name, wanted: &CheckV1) {
+    pub(super) fn register_check(&mut self, node: &Name, wanted: &CheckV1) {
         let node_key = fold(node);
         let id = fold(&wanted.id);
         let mut row = wanted.clone();

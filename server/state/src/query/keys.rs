@@ -77,7 +77,9 @@ fn watched(op: &Op) -> Vec<Watched> {
         | Op::SessionRenew { .. }
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
-        | Op::Batch(_) => Vec::new(),
+        | Op::Batch(_)
+        // Reads of transactions do not block.
+        | Op::Txn(_) => Vec::new(),
     }
 }
 

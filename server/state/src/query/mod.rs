@@ -61,6 +61,9 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         Op::HealthNode { node } => health::node(space, &fold(node)),
         Op::HealthChecks { service, meta } => health::checks(space, &fold(service), meta),
         Op::HealthState { state, meta } => health::state(space, *state, meta),
+        Op::Txn(ops) if !op.is_write() => {
+            Answered::new(state.applied, Body::Txn(crate::txn::read(space, ops)))
+        }
         Op::StatusLeader
         | Op::StatusPeers
         | Op::Datacenters
@@ -73,7 +76,8 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         | Op::SessionRenew { .. }
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
-        | Op::Batch(_) => return None,
+        | Op::Batch(_)
+        | Op::Txn(_) => return None,
     })
 }
 

@@ -10,6 +10,8 @@ use model::{LogIndex, Name, NodeId};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::retries::weight;
+
 /// Size at which a block is closed.
 pub const BLOCK_BYTES_TARGET: usize = 1 << 20;
 /// Largest block that is read: the target, and the largest row that an RPC frame can bring.
@@ -145,7 +147,9 @@ impl ItemV1 {
                 ROW + 128 + texts + row.service_tags.iter().map(|tag| tag.len() + 2).sum::<usize>()
             }
             ItemV1::Session(row) => ROW + 128 + 64 * row.check_ids().count(),
-            ItemV1::Origin(row) => ROW + 32 * row.outcomes.len(),
+            ItemV1::Origin(row) => {
+                ROW + row.outcomes.iter().map(|(_, outcome)| weight(outcome)).sum::<usize>()
+            }
             _ => ROW,
         }
     }

@@ -9,7 +9,7 @@ use super::item::{BLOCK_BYTES_MAX, BlockV1, IndexesV1, ItemV1, OriginV1};
 use crate::change::Table;
 use crate::fold::fold;
 use crate::indexes::Indexes;
-use crate::retries::Origin;
+use crate::retries::{Origin, weight};
 use crate::state::{Space, State};
 
 /// Why blocks are not a snapshot.
@@ -179,6 +179,7 @@ impl Loader {
         let origin = Origin {
             floor: item.floor,
             last_ms: item.last_ms,
+            bytes: item.outcomes.iter().map(|(_, outcome)| weight(outcome)).sum(),
             outcomes: item.outcomes.into_iter().collect(),
             idle: item.idle,
         };

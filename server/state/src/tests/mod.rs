@@ -10,4 +10,5 @@ mod properties;
 mod random;
 mod sessions;
 mod snapshots;
+mod txn;
 mod wake;

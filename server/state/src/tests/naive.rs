@@ -1,13 +1,14 @@
 //! Keys and sessions against a model that is as plain as can be: vectors and scans.
 
-use model::command::{Command, KvCommandV1, KvPutV1};
-use model::row::{SessionBehavior, SessionV1};
+use model::command::{Command, KvCommandV1, KvPutV1, Outcome};
+use model::row::{KvV1, SessionBehavior, SessionV1};
 use model::rpc::Body;
+use model::txn::{KvTxnV1, KvVerbV1, TxnOpV1, TxnResultV1};
 use model::{LogIndex, SessionId};
 use proptest::prelude::*;
 
 use super::fixture::{Machine, list, node, session, sid};
-use super::random::{PREFIXES, kv};
+use super::random::{PREFIXES, key_ops, kv};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
@@ -20,7 +21,7 @@ struct Entry {
     modify: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Naive {
     entries: Vec<Entry>,
     tombs: Vec<(Vec<u8>, u64)>,
@@ -131,6 +132,83 @@ impl Naive {
         })
     }
 
+    /// Results without values where one only wrote, or the places of the errors.
+    fn transaction(&mut self, ops: &[KvTxnV1], at: u64, now: u64) -> Result<Vec<Entry>, Vec<u32>> {
+        let delayed = |op: &KvTxnV1| {
+            op.verb == KvVerbV1::Lock
+                && self.delays.iter().any(|(key, until)| *key == op.key && *until > now)
+        };
+        let places = |hit: &dyn Fn(&KvTxnV1) -> bool| -> Vec<u32> {
+            (0..).zip(ops).filter(|(_, op)| hit(op)).map(|(place, _)| place).collect()
+        };
+        let early = places(&delayed);
+        if !early.is_empty() {
+            return Err(early);
+        }
+        let before = self.clone();
+        let (mut results, mut errors) = (Vec::new(), Vec::new());
+        for (place, op) in (0..).zip(ops) {
+            match self.operation(op, at, now) {
+                Some(more) => results.extend(more),
+                None => errors.push(place),
+            }
+        }
+        if errors.is_empty() {
+            return Ok(results);
+        }
+        *self = before;
+        Err(errors)
+    }
+
+    fn operation(&mut self, op: &KvTxnV1, at: u64, now: u64) -> Option<Vec<Entry>> {
+        let put = KvPutV1 { key: op.key.clone(), value: op.value.clone(), flags: op.flags };
+        let key = op.key.clone();
+        let id = op.session.parse().ok();
+        let command = match op.verb {
+            KvVerbV1::Set => KvCommandV1::Set(put),
+            KvVerbV1::Cas => KvCommandV1::Cas(put, op.index),
+            KvVerbV1::Lock => KvCommandV1::Lock(put, id?),
+            KvVerbV1::Unlock => KvCommandV1::Unlock(put, id?),
+            KvVerbV1::Delete => KvCommandV1::Delete(key),
+            KvVerbV1::DeleteCas => KvCommandV1::DeleteCas(key, op.index),
+            KvVerbV1::DeleteTree => KvCommandV1::DeleteTree(key),
+            _ => return self.look(op, id),
+        };
+        if self.apply(&command, at, now) != Some(true) {
+            return None;
+        }
+        let tree = op.verb == KvVerbV1::DeleteTree;
+        let left = if tree { None } else { self.find(&op.key).cloned() };
+        Some(left.into_iter().map(|entry| Entry { value: vec![], ..entry }).collect())
+    }
+
+    fn look(&mut self, op: &KvTxnV1, id: Option<SessionId>) -> Option<Vec<Entry>> {
+        let found = self.find(&op.key).cloned();
+        let bare = |entry: Entry| vec![Entry { value: vec![], ..entry }];
+        match op.verb {
+            KvVerbV1::Get => Some(vec![found?]),
+            KvVerbV1::GetOrEmpty => Some(vec![found.unwrap_or_else(|| Entry {
+                key: op.key.to_vec(),
+                value: vec![],
+                flags: op.flags,
+                lock: 0,
+                session: id,
+                create: 0,
+                modify: 0,
+            })]),
+            KvVerbV1::GetTree => {
+                let mut under = self.entries.clone();
+                under.retain(|entry| entry.key.starts_with(&op.key));
+                under.sort_by(|a, b| a.key.cmp(&b.key));
+                Some(under)
+            }
+            KvVerbV1::CheckIndex => found.filter(|entry| entry.modify == op.index.0).map(bare),
+            KvVerbV1::CheckSession => found.filter(|entry| entry.session == id).map(bare),
+            KvVerbV1::CheckNotExists => found.is_none().then(Vec::new),
+            _ => panic!("{op:?} writes"),
+        }
+    }
+
     fn end(&mut self, id: SessionId, at: u64, now: u64) {
         let Some(found) = self.sessions.iter().position(|(known, ..)| *known == id) else { return };
         let (_, behavior, delay) = self.sessions.remove(found);
@@ -162,9 +240,29 @@ impl Naive {
     }
 }
 
+fn entry(row: &KvV1) -> Entry {
+    Entry {
+        key: row.key.to_vec(),
+        value: row.value.to_vec(),
+        flags: row.flags,
+        lock: row.lock_index,
+        session: row.session,
+        create: row.create_index.0,
+        modify: row.modify_index.0,
+    }
+}
+
+fn result(result: &TxnResultV1) -> Entry {
+    match result {
+        TxnResultV1::Kv(row) => entry(row),
+        other => panic!("{other:?} is no key"),
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Kv(KvCommandV1),
+    Txn(Vec<KvTxnV1>),
     Create(SessionV1),
     Destroy(u8),
     Wait(u64),
@@ -179,6 +277,7 @@ fn action() -> impl Strategy<Value = Action> {
     });
     prop_oneof![
         10 => kv().prop_map(Action::Kv),
+        5 => key_ops().prop_map(Action::Txn),
         3 => create,
         2 => (1_u8..5).prop_map(Action::Destroy),
         2 => (1_u64..30_000).prop_map(Action::Wait),
@@ -209,6 +308,15 @@ proptest! {
                     };
                     prop_assert_eq!(found, wanted, "{:?}", command);
                 }
+                Action::Txn(ops) => {
+                    let wanted = naive.transaction(&ops, at, now);
+                    let found = machine.run(Command::TxnV1(ops.iter().cloned().map(TxnOpV1::Kv).collect()));
+                    let Outcome::Txn(found) = found else { panic!("{found:?}") };
+                    let found = found
+                        .map(|results| results.iter().map(result).collect::<Vec<_>>())
+                        .map_err(|errors| errors.iter().map(|e| e.op_index).collect::<Vec<_>>());
+                    prop_assert_eq!(found, wanted, "{:?}", ops);
+                }
                 Action::Create(row) => {
                     if !naive.sessions.iter().any(|(id, ..)| *id == row.id) {
                         naive.sessions.push((row.id, row.behavior, row.lock_delay_ns / 1_000_000));
@@ -228,15 +336,7 @@ proptest! {
             let Body::KvEntries(rows) = machine.ask(&list("")).body else { panic!("rows") };
             let rows: Vec<Entry> = rows
                 .iter()
-                .map(|row| Entry {
-                    key: row.key.to_vec(),
-                    value: row.value.to_vec(),
-                    flags: row.flags,
-                    lock: row.lock_index,
-                    session: row.session,
-                    create: row.create_index.0,
-                    modify: row.modify_index.0,
-                })
+                .map(|row| entry(row))
                 .collect();
             prop_assert_eq!(&rows, &naive.entries);
             for prefix in PREFIXES {

@@ -1,8 +1,9 @@
 //! Random commands over a world small enough for them to meet.
 
-use model::command::{Command, DeregisterV1, KvCommandV1, RegisterV1, RetryV1};
+use model::command::{Command, DeregisterV1, KvCommandV1, KvPutV1, RegisterV1, RetryV1};
 use model::row::{CheckV1, NodeV1, ServiceV1, SessionBehavior, SessionV1, Status};
 use model::rpc::{CheckStateFilter, Op};
+use model::txn::{CatalogVerbV1, KvTxnV1, KvVerbV1, TxnOpV1};
 use model::{LogIndex, Name, NodeId};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -41,7 +42,40 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         1 => (1_u8..5).prop_map(|id| Command::SessionDestroyV1(sid(id))),
         1 => (0_u64..60).prop_map(|up_to| Command::TombstoneReapV1(LogIndex(up_to))),
         1 => Just(Command::TickV1),
+        3 => transaction().prop_map(Command::TxnV1),
     ]
+}
+
+fn transaction() -> impl Strategy<Value = Vec<TxnOpV1>> {
+    let verb = select(
+        &[
+            CatalogVerbV1::Get,
+            CatalogVerbV1::Set,
+            CatalogVerbV1::Set,
+            CatalogVerbV1::Cas,
+            CatalogVerbV1::Delete,
+            CatalogVerbV1::DeleteCas,
+        ][..],
+    );
+    let at = (0_u64..40).prop_map(LogIndex);
+    let of_node = (verb.clone(), select(&NODES[..]), 0_u8..4, at.clone()).prop_map(
+        |(verb, name, id, modify_index)| {
+            TxnOpV1::Node(verb, NodeV1 { modify_index, ..node(name, id) })
+        },
+    );
+    let of_service = (verb.clone(), select(&NODES[..]), instance(), at.clone()).prop_map(
+        |(verb, node, row, modify_index)| {
+            TxnOpV1::Service(verb, ServiceV1 { node: node.into(), modify_index, ..row })
+        },
+    );
+    let of_check = (verb, select(&NODES[..]), health_check(), at).prop_map(
+        |(verb, node, row, modify_index)| {
+            TxnOpV1::Check(verb, CheckV1 { node: node.into(), modify_index, ..row })
+        },
+    );
+    let of_keys = key_ops().prop_map(|ops| ops.into_iter().map(TxnOpV1::Kv).collect::<Vec<_>>());
+    let of_catalog = prop::collection::vec(prop_oneof![of_node, of_service, of_check], 0..4);
+    (of_keys, of_catalog).prop_map(|(keys, catalog)| [keys, catalog].concat())
 }
 
 pub(super) fn kv() -> impl Strategy<Value = KvCommandV1> {
@@ -58,6 +92,58 @@ pub(super) fn kv() -> impl Strategy<Value = KvCommandV1> {
         1 => (select(&KEYS[..]), index).prop_map(|(key, at)| KvCommandV1::DeleteCas(bytes(key), at)),
         1 => select(&PREFIXES[..]).prop_map(|prefix| KvCommandV1::DeleteTree(bytes(prefix))),
     ]
+}
+
+/// Operations on keys, reads too, as a transaction has them.
+pub(super) fn key_ops() -> impl Strategy<Value = Vec<KvTxnV1>> {
+    let read = select(
+        &[
+            KvVerbV1::Get,
+            KvVerbV1::GetOrEmpty,
+            KvVerbV1::GetTree,
+            KvVerbV1::CheckIndex,
+            KvVerbV1::CheckSession,
+            KvVerbV1::CheckNotExists,
+        ][..],
+    );
+    let holder = prop_oneof![
+        1 => Just(Name::default()),
+        2 => (1_u8..5).prop_map(|id| Name::from(sid(id).to_string())),
+    ];
+    let read = (read, select(&KEYS[..]), (0_u64..40).prop_map(LogIndex), holder)
+        .prop_map(|(verb, key, index, session)| KvTxnV1 { index, session, ..key_op(verb, key) });
+    let op = prop_oneof![3 => kv().prop_map(|command| as_op(&command)), 1 => read];
+    prop::collection::vec(op, 1..5)
+}
+
+pub(super) fn key_op(verb: KvVerbV1, key: &str) -> KvTxnV1 {
+    let (value, session) = (bytes(""), Name::default());
+    KvTxnV1 { verb, key: bytes(key), value, flags: 0, index: LogIndex::ZERO, session }
+}
+
+fn as_op(command: &KvCommandV1) -> KvTxnV1 {
+    let put = |verb, put: &KvPutV1| KvTxnV1 {
+        key: put.key.clone(),
+        value: put.value.clone(),
+        flags: put.flags,
+        ..key_op(verb, "")
+    };
+    let bare = |verb, key: &bytes::Bytes| KvTxnV1 { key: key.clone(), ..key_op(verb, "") };
+    match command {
+        KvCommandV1::Set(row) => put(KvVerbV1::Set, row),
+        KvCommandV1::Cas(row, index) => KvTxnV1 { index: *index, ..put(KvVerbV1::Cas, row) },
+        KvCommandV1::Lock(row, id) => {
+            KvTxnV1 { session: id.to_string().into(), ..put(KvVerbV1::Lock, row) }
+        }
+        KvCommandV1::Unlock(row, id) => {
+            KvTxnV1 { session: id.to_string().into(), ..put(KvVerbV1::Unlock, row) }
+        }
+        KvCommandV1::Delete(key) => bare(KvVerbV1::Delete, key),
+        KvCommandV1::DeleteCas(key, index) => {
+            KvTxnV1 { index: *index, ..bare(KvVerbV1::DeleteCas, key) }
+        }
+        KvCommandV1::DeleteTree(prefix) => bare(KvVerbV1::DeleteTree, prefix),
+    }
 }
 
 fn registration() -> impl Strategy<Value = RegisterV1> {
