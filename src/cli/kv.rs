@@ -61,10 +61,10 @@ pub(super) const COMMANDS: [Command; 3] = [
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
-    key: String,
-    value: Option<String>,
-    flags: u64,
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) value: Option<String>,
+    pub(super) flags: u64,
     lock_index: u64,
     create_index: u64,
     modify_index: u64,
@@ -99,17 +99,17 @@ impl Entry {
     }
 }
 
-fn key(given: &Given) -> &str {
+pub(super) fn key(given: &Given) -> &str {
     let key = given.rest.first().map_or("", String::as_str);
     key.strip_prefix('/').unwrap_or(key)
 }
 
-fn path(key: &str) -> String {
+pub(super) fn path(key: &str) -> String {
     format!("/v1/kv/{}", escape(key.as_bytes(), true))
 }
 
 /// Scripts know these lines from Consul (spec/agent.md §37.15).
-fn said(text: impl std::fmt::Display) -> Failure {
+pub(super) fn said(text: impl std::fmt::Display) -> Failure {
     Failure::Verbatim(format!("Error! {text}"))
 }
 
@@ -214,7 +214,7 @@ fn put(given: &Given) -> Done {
 }
 
 /// The value as given, from `@file`, or from `-`; nothing is an empty value.
-fn value_argument(argument: Option<&str>) -> Result<Vec<u8>, String> {
+pub(super) fn value_argument(argument: Option<&str>) -> Result<Vec<u8>, String> {
     match argument {
         None => Ok(Vec::new()),
         Some("-") => {
@@ -267,7 +267,7 @@ fn delete(given: &Given) -> Done {
 }
 
 /// Standard base64 with padding (RFC 4648 §4).
-fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD
         .decode(text)

@@ -11,6 +11,7 @@ mod membership;
 mod operator;
 mod out;
 mod services;
+mod transfer;
 mod validate;
 mod version;
 
@@ -68,6 +69,7 @@ fn commands() -> Vec<Command> {
     commands.extend(membership::COMMANDS);
     commands.extend(operator::COMMANDS);
     commands.extend(services::COMMANDS);
+    commands.extend(transfer::COMMANDS);
     commands.sort_by_key(|command| command.name);
     commands
 }

@@ -109,6 +109,17 @@ fn commands_do_what_they_say() {
         err,
         "Error! Did not write to a/b: CAS performed with index=0 and key already exists.\n"
     );
+    let exported = run(&["kv", "export"], &["a/"]).1;
+    let text =
+        "[\n\t{\n\t\t\"key\": \"a/b\",\n\t\t\"flags\": 0,\n\t\t\"value\": \"aGVsbG8=\"\n\t}\n]\n";
+    assert_eq!(exported, text);
+    assert_eq!(run(&["kv", "export"], &["none/"]).1, "[]\n");
+    let imported = run(&["kv", "import"], &["-prefix=copy", &exported]);
+    assert_eq!(imported, (0, "Imported: copy/a/b\n".into(), String::new()));
+    assert_eq!(run(&["kv", "get"], &["copy/a/b"]).1, "hello\n");
+    let broken = r#"[{"key": "x", "value": "eA=="}, {"key": "y", "value": "!"}]"#;
+    assert_eq!(run(&["kv", "import"], &[broken]).0, 1);
+    assert_eq!(run(&["kv", "get"], &["x"]).0, 1, "nothing is written of what is broken");
     assert_eq!(run(&["kv", "delete"], &["a/b"]).1, "Success! Deleted key: a/b\n");
     let (code, _, err) = run(&["kv", "get"], &["a/b"]);
     assert_eq!(code, 1);
