@@ -24,4 +24,4 @@ mod start;
 
 pub use config::{Bootstrap, Config};
 pub use endpoint::{AllowAll, Authorizer, Need};
-pub use start::{STATE_VERSION, StartError, start};
+pub use start::{StartError, start};

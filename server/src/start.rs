@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::NodeId;
+use model::command::STATE_VERSION;
 use model::seam::{Backend, Cluster};
 use net::{Handler, Identity, Limits, Pool, Role};
 use rt::{Clock, Rng, Tasks};
@@ -16,9 +17,6 @@ use crate::consensus::Consensus;
 use crate::endpoint::{AllowAll, Authorizer, Endpoint, LocalBackend, NetPeers, Parts, RpcHandler};
 use crate::leader::{self, Duties};
 use crate::raft::{self, Raft, RaftConfig};
-
-/// Newest version of the replicated commands that this release knows.
-pub const STATE_VERSION: u32 = 1;
 
 /// Why a server does not start. Each text is one line: what, why, the way out.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use model::row::{CheckV1, KvV1, NodeV1, ServiceV1, SessionV1};
+use model::row::{AutopilotV1, CheckV1, KvV1, NodeV1, ServiceV1, SessionV1};
 use model::{LogIndex, Name, NodeId, SessionId};
 
 use crate::change::Table;
@@ -26,6 +26,9 @@ pub struct State {
     pub(crate) spaces: OrdMap<Name, Arc<Space>>,
     pub(crate) retries: Retries,
     pub(crate) names: Arc<Interner>,
+    /// See [`State::version`]; 0 until it was raised for the first time.
+    pub(crate) version: u32,
+    pub(crate) autopilot: Option<Arc<AutopilotV1>>,
 }
 
 /// The tables of one namespace.
@@ -60,6 +63,17 @@ impl State {
     /// Running hash over what all entries did: replicas at one index have the same.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// Commands up to this state version may stand in the log: all voters knew it once, and none
+    /// that does not is admitted any more.
+    pub fn version(&self) -> u32 {
+        self.version.max(1)
+    }
+
+    /// Autopilot's configuration, once the first leader has written it.
+    pub fn autopilot(&self) -> Option<Arc<AutopilotV1>> {
+        self.autopilot.clone()
     }
 
     /// Sessions with a time to live, and that time in milliseconds, of all namespaces.

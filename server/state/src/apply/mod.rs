@@ -4,6 +4,7 @@
 //! changes no table and no index: every command checks all it needs before its first write.
 
 mod catalog;
+mod cluster;
 mod kv;
 mod register;
 mod session;
@@ -61,6 +62,9 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     for change in &changes {
         hash.change(&change.namespace, change);
     }
+    if matches!(envelope.command, Command::StateVersionV1(_) | Command::AutopilotV1(_)) {
+        cluster::hash(state, &mut hash);
+    }
     state.hash = hash.value();
     (outcome, changes)
 }
@@ -78,6 +82,8 @@ fn run(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outcome, C
             }
             return (Outcome::Done, Vec::new());
         }
+        Command::StateVersionV1(version) => return cluster::raise(state, *version),
+        Command::AutopilotV1(command) => return cluster::autopilot(state, index, command),
         _ => {}
     }
     let now_ms = state.cluster_time_ms;
@@ -127,7 +133,10 @@ impl Work<'_> {
                 self.end_session(*id);
                 Ok(Outcome::Done)
             }
-            Command::TombstoneReapV1(_) | Command::TickV1 => Ok(Outcome::Done),
+            Command::TombstoneReapV1(_)
+            | Command::TickV1
+            | Command::StateVersionV1(_)
+            | Command::AutopilotV1(_) => Ok(Outcome::Done),
         };
         (outcome.unwrap_or_else(Outcome::Rejected), self.changes)
     }

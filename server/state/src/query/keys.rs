@@ -77,7 +77,10 @@ fn watched(op: &Op) -> Vec<Watched> {
         | Op::SessionRenew { .. }
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
-        | Op::Batch(_) => Vec::new(),
+        | Op::Batch(_)
+        | Op::AutopilotConfiguration
+        | Op::AutopilotState
+        | Op::AutopilotConfigure { .. } => Vec::new(),
     }
 }
 

@@ -61,6 +61,11 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         Op::HealthNode { node } => health::node(space, &fold(node)),
         Op::HealthChecks { service, meta } => health::checks(space, &fold(service), meta),
         Op::HealthState { state, meta } => health::state(space, *state, meta),
+        Op::AutopilotConfiguration => {
+            let row = state.autopilot();
+            let index = row.as_ref().map_or(LogIndex::ZERO, |row| row.modify_index);
+            Answered::new(index, Body::Autopilot(row))
+        }
         Op::StatusLeader
         | Op::StatusPeers
         | Op::Datacenters
@@ -73,7 +78,9 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         | Op::SessionRenew { .. }
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
-        | Op::Batch(_) => return None,
+        | Op::Batch(_)
+        | Op::AutopilotState
+        | Op::AutopilotConfigure { .. } => return None,
     })
 }
 

@@ -20,8 +20,12 @@ pub fn dump(state: &State) -> impl Iterator<Item = Vec<u8>> + Send + 'static {
         epoch: state.epoch,
         hash: state.hash,
     };
+    let version = (state.version > 0).then_some(ItemV1::StateVersion(state.version));
+    let autopilot = state.autopilot.clone().map(ItemV1::Autopilot);
     let items = std::iter::once(ItemV1::Head(head))
         .chain(state.retries.rows().into_iter().map(origin))
+        .chain(version)
+        .chain(autopilot)
         .chain(state.spaces.clone().into_iter().flat_map(space));
     Blocks { items, number: 0, count: 0, ended: false }
 }

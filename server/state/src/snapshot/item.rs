@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::command::Outcome;
-use model::row::{CheckV1, KvV1, NodeV1, ServiceV1, SessionV1, TombstoneV1};
+use model::row::{AutopilotV1, CheckV1, KvV1, NodeV1, ServiceV1, SessionV1, TombstoneV1};
 use model::{LogIndex, Name, NodeId};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -51,7 +51,7 @@ fn items<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ItemV1>, D::Error> {
     from.deserialize_seq(Items)
 }
 
-/// One item. The order of the variants is the order in the snapshot.
+/// One item. [`ItemV1::rank`] is the order in the snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ItemV1 {
     Head(HeadV1),
@@ -69,6 +69,8 @@ pub(crate) enum ItemV1 {
     Tombstone(TombstoneV1),
     LockDelay(LockDelayV1),
     End { items: u64 },
+    StateVersion(u32),
+    Autopilot(Arc<AutopilotV1>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,6 +122,9 @@ impl ItemV1 {
             ItemV1::Tombstone(_) => 12,
             ItemV1::LockDelay(_) => 13,
             ItemV1::End { .. } => 14,
+            // Behind the origins, before the namespaces.
+            ItemV1::StateVersion(_) => 15,
+            ItemV1::Autopilot(_) => 16,
         }
     }
 
@@ -146,6 +151,9 @@ impl ItemV1 {
             }
             ItemV1::Session(row) => ROW + 128 + 64 * row.check_ids().count(),
             ItemV1::Origin(row) => ROW + 32 * row.outcomes.len(),
+            ItemV1::Autopilot(row) => {
+                ROW + 64 + row.redundancy_zone_tag.len() + row.upgrade_version_tag.len()
+            }
             _ => ROW,
         }
     }

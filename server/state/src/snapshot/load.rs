@@ -143,6 +143,13 @@ impl Loader {
                 self.namespace = Some(name);
             }
             ItemV1::Indexes(indexes) => self.indexes(&indexes)?,
+            ItemV1::StateVersion(version) => self.state.version = version,
+            ItemV1::Autopilot(row) => {
+                if row.modify_index > self.state.applied {
+                    return Err("an index is above the last entry applied");
+                }
+                self.state.autopilot = Some(row);
+            }
             row => self.row(row)?,
         }
         self.count += 1;
@@ -158,6 +165,8 @@ impl Loader {
             (Some(last), 3) => last == 2,
             (Some(last), 4..=13) => last >= 3 && last <= rank,
             (Some(last), 14) => last != 2,
+            (Some(last), 15) => last <= 1,
+            (Some(last), 16) => last <= 1 || last == 15,
             (Some(_), _) => false,
         };
         self.rank = Some(rank);
@@ -254,6 +263,8 @@ impl Loader {
             | ItemV1::Origin(_)
             | ItemV1::Namespace(_)
             | ItemV1::Indexes(_)
+            | ItemV1::StateVersion(_)
+            | ItemV1::Autopilot(_)
             | ItemV1::End { .. } => Err(OUT_OF_ORDER),
         }
     }

@@ -2,6 +2,7 @@
 //! random commands.
 
 mod catalog;
+mod cluster;
 mod fixture;
 mod indexes;
 mod kv;
