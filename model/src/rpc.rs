@@ -372,7 +372,7 @@ pub struct AutopilotState {
     pub healthy: bool,
     /// Healthy voters that may be lost without losing the quorum.
     pub failure_tolerance: u64,
-    /// Servers of the Raft configuration, and those that gossip knows beside them, by id.
+    /// Servers of the Raft configuration, by id.
     pub servers: Vec<AutopilotServer>,
 }
 
@@ -403,8 +403,6 @@ pub struct AutopilotServer {
     pub read_replica: bool,
     /// It leads.
     pub leader: bool,
-    /// It stands in the Raft configuration.
-    pub in_raft: bool,
     /// It votes.
     pub voter: bool,
     /// Newest state version that it knows; 0 when unknown.

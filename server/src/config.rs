@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::NodeId;
+use model::row::AutopilotV1;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -41,6 +42,10 @@ pub struct Config {
     pub leave_drain_time: Duration,
     /// How long failed members are remembered before their nodes are deregistered.
     pub reconnect_timeout: Duration,
+    /// Never votes: it takes load off the others, and counts for no quorum.
+    pub non_voter: bool,
+    /// What the first leader writes as autopilot's configuration; indexes are zero.
+    pub autopilot: AutopilotV1,
     /// gRPC port that service `consul` announces; `None`: off.
     pub grpc_port: Option<u16>,
 }

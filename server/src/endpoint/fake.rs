@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::command::{EnvelopeV1, Outcome};
+use model::row::AutopilotV1;
 use model::rpc::{Answer, RaftServer, Request, RpcError};
 use model::seam::{BoxFuture, Cluster, ClusterError, Member, MemberState, Members};
 use model::{LogIndex, Name, NodeId};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AllowAll, Endpoint, Info, InfoQuestion, Parts, Peers};
 use crate::config::{Bootstrap, Config};
-use crate::consensus::{Consensus, Leadership, Proposal};
+use crate::consensus::{Census, Consensus, Leadership, Proposal};
 use crate::leader::Duties;
 
 pub(crate) const US: NodeId = NodeId([1; 16]);
@@ -44,6 +45,8 @@ pub(crate) fn config() -> Config {
         kv_value_bytes_max: 1_024,
         leave_drain_time: Duration::from_secs(5),
         reconnect_timeout: Duration::from_secs(72 * 3_600),
+        non_voter: false,
+        autopilot: AutopilotV1::default(),
         grpc_port: None,
     }
 }
@@ -61,6 +64,7 @@ pub(crate) struct FakeConsensus {
     /// Committed, but applied only once the lease is confirmed: as on a new leader.
     pub(crate) unapplied: Mutex<Vec<Proposal>>,
     pub(crate) servers: Mutex<Vec<RaftServer>>,
+    pub(crate) census: watch::Sender<Arc<Census>>,
 }
 
 impl FakeConsensus {
@@ -75,6 +79,7 @@ impl FakeConsensus {
             faults: Mutex::default(),
             unapplied: Mutex::default(),
             servers: Mutex::new(vec![raft_server(1, true)]),
+            census: watch::Sender::new(Arc::default()),
         })
     }
 
@@ -190,13 +195,27 @@ impl Consensus for FakeConsensus {
         (1, self.servers.lock().expect("no panic").clone())
     }
 
+    fn census(&self) -> watch::Receiver<Arc<Census>> {
+        self.census.subscribe()
+    }
+
     fn add_server(
         &self,
         id: NodeId,
         _node: Name,
-        _address: SocketAddr,
+        address: SocketAddr,
     ) -> BoxFuture<'static, Result<(), RpcError>> {
-        self.servers.lock().expect("no panic").push(raft_server(id.0[0], true));
+        let mut servers = self.servers.lock().expect("no panic");
+        match servers.iter_mut().find(|server| server.id == id) {
+            Some(server) => server.address = address.to_string().into(),
+            None => servers.push(raft_server(id.0[0], false)),
+        }
+        ready(Ok(()))
+    }
+
+    fn promote(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
+        let mut servers = self.servers.lock().expect("no panic");
+        servers.iter_mut().filter(|server| server.id == id).for_each(|server| server.voter = true);
         ready(Ok(()))
     }
 

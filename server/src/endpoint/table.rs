@@ -108,6 +108,12 @@ pub(crate) fn rule(op: &Op) -> Rule {
         | Op::HealthNode { .. }
         | Op::HealthChecks { .. }
         | Op::HealthState { .. } => Rule::read(Need::Filtered),
+        Op::AutopilotConfiguration => Rule::read(Need::OperatorRead),
+        // What it says is in the leader's memory alone.
+        Op::AutopilotState => Rule { again: Again::Harmless, ..Rule::session(Need::OperatorRead) },
+        Op::AutopilotConfigure { .. } => {
+            Rule { class: Class::Session, ..Rule::write(Need::OperatorWrite) }
+        }
         Op::StatusLeader | Op::StatusPeers | Op::Datacenters => Rule::here(),
         Op::RaftConfiguration => {
             Rule { place: Place::LeaderUnlessStale, ..Rule::read(Need::OperatorRead) }

@@ -7,8 +7,10 @@
 //! | `timers`, `expiry` | TTLs of sessions: core and driver |
 //! | `catalog`, `reconcile` | gossip's members into the catalog: core and driver |
 //! | `servers`, `membership` | gossip's servers into Raft: core and driver |
+//! | `autopilot/` | health of the servers, promotion, dead servers |
 //! | `upkeep` | tombstones and cluster time |
 
+mod autopilot;
 mod catalog;
 mod expiry;
 mod membership;
@@ -30,6 +32,7 @@ use model::{LogIndex, Name};
 use rt::{Clock, Tasks};
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::autopilot::View;
 pub(crate) use self::servers::Shunned;
 pub(crate) use self::timers::SessionTimers;
 use crate::config::Config;
@@ -49,6 +52,8 @@ pub(crate) struct Duties {
     pub(crate) timers: SessionTimers,
     /// Servers that were removed on order and are not to be added again at once.
     pub(crate) shunned: Shunned,
+    /// What autopilot knows of the servers.
+    pub(crate) autopilot: View,
 }
 
 /// What the duties stand on.
@@ -78,6 +83,7 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
                 }
                 // They may have begun just now.
                 context.duties.timers.end();
+                context.duties.autopilot.forget();
             }
             if let Some(term) = term {
                 tracing::info!(term, "leadership gained: duties begin");
@@ -95,6 +101,7 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
     if let Some((_, duties)) = current {
         duties.stop_and_wait(STOP_MAX).await;
         context.duties.timers.end();
+        context.duties.autopilot.forget();
     }
 }
 
@@ -109,6 +116,8 @@ async fn begin(context: Context, tasks: Tasks) {
     tasks.spawn_until_stop("session expiry", expiry::run(context.clone()));
     tasks.spawn_until_stop("member reconcile", reconcile::run(context.clone()));
     tasks.spawn_until_stop("server membership", membership::run(context.clone()));
+    tasks.spawn_until_stop("autopilot seed", autopilot::seed(context.clone()));
+    tasks.spawn_until_stop("autopilot", autopilot::run(context.clone()));
     tasks.spawn_until_stop("leader upkeep", upkeep::run(context));
 }
 

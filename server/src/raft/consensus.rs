@@ -19,7 +19,7 @@ use super::timing::Timing;
 use super::types::{RaftId, RaftNode};
 use super::{Core, Raft};
 use super::{errors, leadership};
-use crate::consensus::{Consensus, Leadership, Proposal};
+use crate::consensus::{Census, Consensus, Leadership, Proposal};
 
 /// Asks for a quorum's word as the option says, then waits until the state has it.
 async fn linearize(
@@ -118,6 +118,15 @@ impl Consensus for Raft {
         Box::pin(async move { this.admit(id, node, address).await })
     }
 
+    fn promote(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
+        let node = Arc::clone(&self.0);
+        Box::pin(async move { node.promote(id).await })
+    }
+
+    fn census(&self) -> watch::Receiver<Arc<Census>> {
+        self.0.census.clone()
+    }
+
     fn remove_server(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
         let node = Arc::clone(&self.0);
         Box::pin(async move { node.dismiss(id).await })
@@ -165,6 +174,8 @@ impl Consensus for Raft {
         let configuration = &metrics.membership_config;
         let peers = configuration.voter_ids().filter(|id| *id != metrics.id).count();
         let facts = [
+            ("cluster_state_version", self.0.published.state().version().to_string()),
+            ("state_version", self.0.inbound.state_version.to_string()),
             ("applied_index", index(self.0.published.applied())),
             ("commit_index", index(metrics.local_committed)),
             ("last_contact", last_contact),

@@ -17,11 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::errors;
-use super::log::Stepping;
+use super::log::{LogHandle, Stepping};
 use super::machine::Machine;
 use super::mirror::{
-    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotOpenV1, StreamAppendedV1, TransferV1,
-    TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+    AppendV1, AppendedV1, LogIdV1, SnapshotInstalledV1, SnapshotOpenV1, StatsV1, StreamAppendedV1,
+    TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
 };
 use super::snapshot::{Incoming, Shelf};
 use super::transport::method;
@@ -63,6 +63,7 @@ impl Contact {
 #[derive(Clone)]
 pub(crate) struct Inbound {
     pub(crate) raft: Raft<TypeConfig, Machine>,
+    pub(crate) log: LogHandle,
     pub(crate) shelf: Shelf,
     pub(crate) contact: Contact,
     pub(crate) clock: Clock,
@@ -70,6 +71,8 @@ pub(crate) struct Inbound {
     /// was restarted, and does not remember. `None`: it had nothing to forget.
     pub(crate) mute_until: Option<Instant>,
     pub(crate) stepping: Stepping,
+    /// Newest state version that this server knows.
+    pub(crate) state_version: u32,
     /// Tells receptions of snapshots apart.
     pub(crate) receptions: Arc<AtomicU64>,
 }
@@ -108,7 +111,23 @@ impl Inbound {
                 let answer = self.raft.handle_transfer_leader(request.into()).await;
                 Ok(message(&TransferredV1::from(&answer.map_err(refused)?)))
             }
+            method::STATS => Ok(message(&self.stats())),
             method => Err(NetError::unknown_method(Channel::RaftControl, method)),
+        }
+    }
+
+    /// What this server says about itself.
+    pub(crate) fn stats(&self) -> StatsV1 {
+        let (node, leads) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.id.0, metrics.current_leader == Some(metrics.id))
+        };
+        StatsV1 {
+            node,
+            state_version: self.state_version,
+            last_log_id: self.log.bounds().last_log_id.as_ref().map(LogIdV1::from),
+            contact_ms: if leads { Some(0) } else { self.contact.ago_ms() },
         }
     }
 

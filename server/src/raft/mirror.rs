@@ -17,6 +17,8 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::consensus::ServerStats;
+
 use super::types::{
     Entry, LogId, Membership, Payload, RaftId, RaftNode, SnapshotMeta, StoredMembership,
     TypeConfig, Vote, log_id,
@@ -156,6 +158,28 @@ pub(crate) struct SnapshotOpenV1 {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotInstalledV1 {
     vote: VoteV1,
+}
+
+/// What a server says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatsV1 {
+    pub(crate) node: NodeId,
+    pub(crate) state_version: u32,
+    pub(crate) last_log_id: Option<LogIdV1>,
+    pub(crate) contact_ms: Option<u64>,
+}
+
+impl StatsV1 {
+    /// As the rest of the server has it.
+    pub(crate) fn stats(self) -> ServerStats {
+        ServerStats {
+            id: self.node,
+            state_version: self.state_version,
+            last_term: self.last_log_id.map_or(0, |id| id.term),
+            last_index: self.last_log_id.map_or(0, |id| id.index),
+            contact_ms: self.contact_ms,
+        }
+    }
 }
 
 /// Message bytes of a mirror.

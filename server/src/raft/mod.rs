@@ -14,8 +14,10 @@
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
 //! | `membership` | who belongs |
+//! | `census` | what each server says about itself; which commands all of them know |
 //! | `consensus` | the seam to the rest of the server |
 
+mod census;
 mod consensus;
 mod errors;
 mod fault;
@@ -42,12 +44,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use model::command::STATE_VERSION;
 use model::{Name, NodeId};
 use net::Pool;
 use openraft::async_runtime::WatchReceiver as _;
 use rt::{Clock, Rng, Tasks};
 use tokio::sync::{Semaphore, watch};
 
+use self::census::{Asking, Gate};
 use self::fault::OnFault;
 pub use self::fault::StartError;
 use self::inbound::{Contact, Inbound};
@@ -59,7 +63,7 @@ use self::snapshot::Shelf;
 use self::timing::Timing;
 use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
-use crate::consensus::Leadership;
+use crate::consensus::{Census, Leadership};
 
 type Core = openraft::Raft<TypeConfig, Machine>;
 
@@ -100,6 +104,8 @@ struct Node {
     proposer: Proposer,
     log: LogHandle,
     inbound: Inbound,
+    transport: Arc<dyn Transport>,
+    census: watch::Receiver<Arc<Census>>,
     contact: Contact,
     leadership: watch::Receiver<Leadership>,
     /// Whether log and vote were empty at start: openraft's metrics say so only a moment later.
@@ -160,18 +166,21 @@ impl Raft {
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;
         let addresses = Addresses::default();
-        let network = Network { transport, stepping, addresses: addresses.clone() };
+        let network =
+            Network { transport: Arc::clone(&transport), stepping, addresses: addresses.clone() };
         let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
             .await
             .map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
             raft: core.clone(),
+            log: log.clone(),
             shelf,
             contact: contact.clone(),
             clock: clock.clone(),
             mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
             stepping,
+            state_version: STATE_VERSION,
             receptions: Arc::new(AtomicU64::new(0)),
         };
         let stamping = Stamping {
@@ -180,7 +189,18 @@ impl Raft {
             clock: clock.clone(),
             patience: timing.read_timeout(),
         };
-        let proposer = Proposer::start(stamping, &tasks);
+        let (publish, census) = watch::channel(Arc::default());
+        let gate = Gate::new(core.clone(), Arc::clone(&published), census.clone());
+        let proposer = Proposer::start(stamping, gate, &tasks);
+        let asking = Asking {
+            core: core.clone(),
+            inbound: inbound.clone(),
+            transport: Arc::clone(&transport),
+            published: Arc::clone(&published),
+            proposer: proposer.clone(),
+            publish,
+        };
+        tasks.spawn_until_stop("raft census", asking.run());
         let leadership =
             leadership::start(core.clone(), timing, contact.clone(), addresses, &tasks);
         upkeep::start(&core, &published, &log, config.snapshot_threshold, on_fault, &tasks);
@@ -192,6 +212,8 @@ impl Raft {
             proposer,
             log,
             inbound,
+            transport,
+            census,
             contact,
             leadership,
             began_empty,

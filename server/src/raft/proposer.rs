@@ -16,6 +16,7 @@ use openraft::raft::responder::Responder;
 use rt::Clock;
 use tokio::sync::{mpsc, oneshot};
 
+use super::census::Gate;
 use super::errors;
 use super::machine::{Machine, Published};
 use super::mirror::ENTRY_BYTES_MAX;
@@ -81,6 +82,7 @@ struct Pending {
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Pending>,
     admission: Admission,
+    gate: Gate,
 }
 
 /// What the stamping task works with.
@@ -94,15 +96,16 @@ pub(crate) struct Stamping {
 
 impl Proposer {
     /// Starts the stamping task.
-    pub(crate) fn start(stamping: Stamping, tasks: &rt::Tasks) -> Self {
+    pub(crate) fn start(stamping: Stamping, gate: Gate, tasks: &rt::Tasks) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         tasks.spawn_until_stop("raft proposer", run(stamping, pending));
-        Self { queue, admission: Admission::default() }
+        Self { queue, admission: Admission::default(), gate }
     }
 
     /// Proposes and waits until the command is applied here.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Applied {
         let Proposal { namespace, retry, actor, reason, command } = proposal;
+        self.gate.admit(&command)?;
         let admitted = self.admission.admit(bytes_of(&command)).ok_or(RpcError::Busy)?;
         let (cluster_time_ms, wall_ms) = (0, 0);
         let envelope =

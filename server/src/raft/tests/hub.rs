@@ -90,6 +90,13 @@ impl Hub {
         self.wires().cut.remove(&server);
     }
 
+    /// Makes a server say that it knows this state version.
+    pub(super) fn announce(&self, server: SocketAddr, version: u32) {
+        let mut wires = self.wires();
+        let (inbound, _) = wires.servers.get_mut(&server).expect("it runs");
+        inbound.state_version = version;
+    }
+
     fn way(
         &self,
         from: SocketAddr,
