@@ -66,7 +66,8 @@ fn commands() -> Vec<Command> {
     commands.extend(catalog::COMMANDS);
     commands.extend(kv::COMMANDS);
     commands.extend(membership::COMMANDS);
-    commands.extend(operator::COMMANDS);
+    commands.extend(operator::autopilot::COMMANDS);
+    commands.extend(operator::raft::COMMANDS);
     commands.extend(services::COMMANDS);
     commands.sort_by_key(|command| command.name);
     commands

@@ -10,6 +10,7 @@ use agent::local::definition;
 use model::NodeId;
 use model::api::metadata;
 use model::duration::GoDuration;
+use model::row::AutopilotV1;
 use server::Bootstrap;
 
 use super::address::{self, Interface};
@@ -93,7 +94,12 @@ pub(crate) fn build(
     if let Some(version) = tree.int("protocol").filter(|version| !(2..=3).contains(version)) {
         return Err(format!("protocol {version} is not supported; only 2 and 3 are"));
     }
-    let bootstrap = bootstrap(tree, server, dev, &mut warnings)?;
+    let mut bootstrap = bootstrap(tree, server, dev, &mut warnings)?;
+    let non_voter = non_voter(tree, server, bootstrap)?;
+    if non_voter && bootstrap != Bootstrap::Wait {
+        warnings.push("bootstrap_expect has no effect on a server that never votes".to_owned());
+        bootstrap = Bootstrap::Wait;
+    }
     let multiplier = tree.int("performance.raft_multiplier").unwrap_or(1);
     if !(1..=10).contains(&multiplier) {
         return Err(format!("performance.raft_multiplier {multiplier} must be between 1 and 10"));
@@ -188,6 +194,8 @@ pub(crate) fn build(
                 kv_value_bytes_max,
                 leave_drain_time,
                 reconnect_timeout,
+                non_voter,
+                autopilot: autopilot(tree)?,
                 grpc_port: ports.grpc,
             })
         })
@@ -217,6 +225,7 @@ pub(crate) fn build(
             Bootstrap::Expect(count) if server => count,
             _ => 0,
         },
+        non_voter,
         join: Join {
             addresses: join,
             interval: duration("retry_interval", 30),
@@ -265,6 +274,58 @@ pub(crate) fn build(
         skip_leave_on_interrupt: tree.bool("skip_leave_on_interrupt").unwrap_or(server),
         log_json: tree.bool("log_json").unwrap_or(false),
         warnings,
+    })
+}
+
+/// A server that never votes cannot begin a cluster.
+fn non_voter(tree: &Tree, server: bool, bootstrap: Bootstrap) -> Result<bool, String> {
+    let set = |key| tree.bool(key).unwrap_or(false);
+    let Some(key) = ["non_voting_server", "read_replica"].into_iter().find(|key| set(key)) else {
+        return Ok(false);
+    };
+    if !server {
+        return Err(format!("'{key} = true' requires 'server = true'"));
+    }
+    if bootstrap == Bootstrap::Alone {
+        return Err(format!("'{key} = true' and 'bootstrap = true' are mutually exclusive"));
+    }
+    Ok(true)
+}
+
+/// What the first leader makes autopilot's configuration.
+fn autopilot(tree: &Tree) -> Result<AutopilotV1, String> {
+    let default = AutopilotV1::default();
+    let number = |key: &str, default: u64| match tree.int(key) {
+        None => Ok(default),
+        Some(value) => {
+            u64::try_from(value).map_err(|_| format!("{key} {value} must be at least 0"))
+        }
+    };
+    let ns = |key: &str, default: i64| {
+        let given = tree.duration(key).map(|duration| i64::try_from(duration.as_nanos()));
+        given.transpose().map(|ns| ns.unwrap_or(default)).map_err(|_| format!("{key} is too long"))
+    };
+    let text = |key: &str| tree.text(key).unwrap_or("").into();
+    Ok(AutopilotV1 {
+        cleanup_dead_servers: tree
+            .bool("autopilot.cleanup_dead_servers")
+            .unwrap_or(default.cleanup_dead_servers),
+        last_contact_threshold_ns: ns(
+            "autopilot.last_contact_threshold",
+            default.last_contact_threshold_ns,
+        )?,
+        max_trailing_logs: number("autopilot.max_trailing_logs", default.max_trailing_logs)?,
+        min_quorum: number("autopilot.min_quorum", default.min_quorum)?,
+        server_stabilization_time_ns: ns(
+            "autopilot.server_stabilization_time",
+            default.server_stabilization_time_ns,
+        )?,
+        redundancy_zone_tag: text("autopilot.redundancy_zone_tag"),
+        disable_upgrade_migration: tree
+            .bool("autopilot.disable_upgrade_migration")
+            .unwrap_or(default.disable_upgrade_migration),
+        upgrade_version_tag: text("autopilot.upgrade_version_tag"),
+        ..default
     })
 }
 
@@ -574,12 +635,40 @@ mod tests {
             (json!({"data_dir": "/x", "log_level": "loud"}), "log_level \"loud\""),
             (json!({"data_dir": "/x", "advertise_addr": "0.0.0.0"}), "advertise_addr cannot be"),
             (json!({"data_dir": "/x", "domain": "a..b"}), "not a DNS domain"),
+            (json!({"data_dir": "/x", "non_voting_server": true}), "requires 'server = true'"),
+            (
+                json!({"data_dir": "/x", "server": true, "read_replica": true, "bootstrap": true}),
+                "'read_replica = true' and 'bootstrap = true' are mutually exclusive",
+            ),
+            (
+                json!({"data_dir": "/x", "server": true, "autopilot": {"min_quorum": -1}}),
+                "autopilot.min_quorum -1 must be at least 0",
+            ),
         ] {
             let error = built(object, false).expect_err(said);
             assert!(error.contains(said), "{error}");
         }
         let dev = built(json!({"server": true, "bootstrap_expect": 3}), true);
         assert!(dev.expect_err("dev").contains("not allowed in dev mode"));
+    }
+
+    #[test]
+    fn autopilot_and_non_voters_reach_the_server() {
+        let server = |object| built(object, false).expect("valid").server.expect("a server");
+        let plain = server(json!({"data_dir": "/x", "server": true}));
+        assert_eq!((plain.autopilot, plain.non_voter), (AutopilotV1::default(), false));
+        let other = server(json!({"data_dir": "/x", "server": true, "non_voting_server": true,
+            "autopilot": {"cleanup_dead_servers": false, "last_contact_threshold": "1s",
+                "max_trailing_logs": 7, "min_quorum": 3, "server_stabilization_time": "1ms"}}));
+        let autopilot = AutopilotV1 {
+            cleanup_dead_servers: false,
+            last_contact_threshold_ns: 1_000_000_000,
+            max_trailing_logs: 7,
+            min_quorum: 3,
+            server_stabilization_time_ns: 1_000_000,
+            ..AutopilotV1::default()
+        };
+        assert_eq!((other.autopilot, other.non_voter), (autopilot, true));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `/v1/kv`, `/v1/session` | `kv`, `session` |
 //! | `/v1/catalog`, `/v1/health` | `catalog`, `health`, what both share: `discovery` |
-//! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `acl` |
+//! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `autopilot`, `acl` |
 //!
 //! Other rooms add endpoints by handing their [`Route`]s to [`start`]: a handler is a closure
 //! `Fn(Call) -> Future<Output = Result<Answer, ApiError>>` and may hold whatever it needs.
@@ -17,6 +17,7 @@
 mod acl;
 pub mod agent;
 mod answer;
+mod autopilot;
 mod body;
 mod call;
 mod catalog;
@@ -67,6 +68,7 @@ pub fn start(context: Context, more: Vec<Route>, listeners: Vec<Listener>, tasks
 fn routes(context: &Context) -> Vec<Route> {
     [
         acl::routes(),
+        autopilot::routes(),
         catalog::routes(),
         health::routes(),
         kv::routes(context.config.kv_value_bytes_max),

@@ -146,6 +146,7 @@ pub(super) fn config() -> Config {
         data_dir: None,
         bootstrap: false,
         bootstrap_expect: 0,
+        non_voter: false,
         join: Join { addresses: vec![], interval: Duration::from_secs(30), attempts_max: 0 },
         rejoin_after_leave: false,
         reconnect_timeout: Duration::from_secs(1),

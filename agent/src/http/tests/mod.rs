@@ -1,5 +1,6 @@
 //! The whole door over real sockets, with a backend that answers from a list.
 
+mod autopilot;
 mod families;
 mod fixture;
 mod frame;

@@ -149,10 +149,11 @@ mod tests {
     use crate::consensus::ServerStats;
 
     type Change = fn(&mut ServerStats);
+    type Row = (u8, MemberState, &'static [(&'static str, &'static str)]);
 
     struct Case {
         servers: Vec<RaftServer>,
-        states: Vec<(u8, MemberState, &'static [(&'static str, &'static str)])>,
+        states: Vec<Row>,
         census: Census,
         health: Health,
         start: Instant,

@@ -15,8 +15,10 @@ use crate::leader::Duties;
 
 pub(super) use crate::endpoint::fake::{member, raft_server};
 
+type Change = fn(&mut ServerStats);
+
 /// Answers of these servers, all at term 2 and entry 1,000; some changed.
-pub(super) fn census(answering: &[u8], changes: &[(u8, fn(&mut ServerStats))]) -> Census {
+pub(super) fn census(answering: &[u8], changes: &[(u8, Change)]) -> Census {
     let report = |n: &u8| {
         let mut stats = ServerStats {
             id: NodeId([*n; 16]),
