@@ -62,6 +62,14 @@ pub enum StartError {
         /// The file.
         path: PathBuf,
     },
+    /// The quorum cannot be replaced as the operator asks.
+    #[error("{path}: {what}; correct or remove it to start")]
+    Recovery {
+        /// The file that asks for it.
+        path: PathBuf,
+        /// What stands against it.
+        what: String,
+    },
     /// A setting is out of range.
     #[error("raft settings: {0}")]
     Settings(String),

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::log::Stepping;
 use super::mirror::ENTRY_BYTES_MAX;
 use super::snapshot::{Shelf, SnapshotError, Stored};
-use super::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use super::types::{LogId, Membership, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries applied between two publications.
 const BATCH_ENTRIES: usize = 1_024;
@@ -85,6 +85,16 @@ impl Machine {
             stepping,
         };
         (machine, published)
+    }
+
+    /// The last entry applied, and the configuration as of it.
+    pub(super) fn reached(&self) -> (Option<LogId>, &StoredMembership) {
+        (self.applied, &self.membership)
+    }
+
+    /// From now on these servers are the cluster, as if the last entry had said so.
+    pub(super) fn replace_membership(&mut self, membership: Membership) {
+        self.membership = StoredMembership::new(self.applied, membership);
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<TypeConfig>>) {

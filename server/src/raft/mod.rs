@@ -9,6 +9,7 @@
 //! | `log/` | the log store: memory tail, one writer thread, witness of the last commit |
 //! | `snapshot/` | the snapshot format and the shelf |
 //! | `machine` | apply, publish, wake, answer |
+//! | `recovery` | `peers.json`: going on after a majority is lost |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
@@ -30,6 +31,7 @@ mod mirror;
 mod network;
 mod policy;
 mod proposer;
+mod recovery;
 mod snapshot;
 mod timing;
 mod transport;
@@ -148,6 +150,7 @@ impl Raft {
         let tasks = tasks.child();
         let timing = Timing::new(config.multiplier)?;
         let settings = Arc::new(timing.config()?);
+        let order = recovery::look(config.data_dir.as_deref(), stepping).await?;
         // Reading the whole log and the newest snapshot takes a core's time.
         let opening = {
             let (owner, tasks, on_fault) = (config.node_id, tasks.clone(), on_fault.clone());
@@ -161,7 +164,12 @@ impl Raft {
                     .map_err(|cause| StartError::Raft(cause.to_string()))?,
             }
         };
-        let Opened { store, log, shelf, machine, published } = opening?;
+        let mut opened = opening?;
+        if let Some(order) = order {
+            recovery::carry_out(order, &mut opened, &config, stepping).await?;
+        }
+        recovery::note(config.data_dir.as_deref(), stepping).await?;
+        let Opened { store, log, shelf, machine, published } = opened;
         let bounds = log.bounds();
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;

@@ -15,7 +15,7 @@ use crate::consensus::{Consensus as _, Proposal};
 use crate::raft::types::{RaftId, RaftNode};
 
 /// Adds a server that runs, and makes it a voter as soon as it has caught up.
-async fn join(leader: &Server, number: u8, at: SocketAddr) {
+pub(super) async fn join(leader: &Server, number: u8, at: SocketAddr) {
     let name = format!("node{number}").into();
     leader.raft.add_server(node_id(number), name, at).await.expect("a learner");
     for _ in 0..1_000 {
@@ -28,7 +28,7 @@ async fn join(leader: &Server, number: u8, at: SocketAddr) {
     panic!("server {number} never caught up");
 }
 
-async fn everywhere(servers: &[Server], key: &str, value: &str) {
+pub(super) async fn everywhere(servers: &[Server], key: &str, value: &str) {
     until(&format!("{key} everywhere"), || {
         servers.iter().all(|server| server.get(key).as_deref() == Some(value)).then_some(())
     })
@@ -36,7 +36,7 @@ async fn everywhere(servers: &[Server], key: &str, value: &str) {
 }
 
 /// Writes on whoever leads, again and again until it is acknowledged.
-async fn set_anyhow(servers: &[Server], key: &str, value: &str) {
+pub(super) async fn set_anyhow(servers: &[Server], key: &str, value: &str) {
     for _ in 0..100 {
         let at = leader(servers).await;
         if servers[at].set(key, value).await.is_ok() {

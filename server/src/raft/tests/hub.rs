@@ -18,7 +18,7 @@ use rt::{Clock, Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Consensus as _, Proposal};
-use crate::raft::fault::OnFault;
+use crate::raft::fault::{OnFault, StartError};
 use crate::raft::inbound::Inbound;
 use crate::raft::log::{Disk, Stepping};
 use crate::raft::transport::{Transport, method};
@@ -186,6 +186,18 @@ pub(super) fn address(number: u8) -> SocketAddr {
     ([127, 0, 0, number], 8300).into()
 }
 
+/// Settings of a server.
+pub(super) fn config(number: u8, address: SocketAddr, data_dir: &std::path::Path) -> RaftConfig {
+    RaftConfig {
+        node_id: node_id(number),
+        node_name: format!("node{number}").into(),
+        advertise: address,
+        data_dir: Some(data_dir.to_owned()),
+        multiplier: 1,
+        snapshot_threshold: 50_000,
+    }
+}
+
 impl Server {
     /// Starts a server on a fresh directory.
     pub(super) async fn start(hub: &Hub, number: u8) -> Self {
@@ -200,26 +212,29 @@ impl Server {
         address: SocketAddr,
         directory: tempfile::TempDir,
     ) -> Self {
-        let config = RaftConfig {
-            node_id: node_id(number),
-            node_name: format!("node{number}").into(),
-            advertise: address,
-            data_dir: Some(directory.path().to_owned()),
-            multiplier: 1,
-            snapshot_threshold: 50_000,
-        };
+        let started = Self::try_start_at(hub, number, address, directory).await;
+        started.unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// The same where it may be refused.
+    pub(super) async fn try_start_at(
+        hub: &Hub,
+        number: u8,
+        address: SocketAddr,
+        directory: tempfile::TempDir,
+    ) -> Result<Self, StartError> {
+        let config = config(number, address, directory.path());
         let parts = Parts {
             transport: Arc::new(Wire { hub: hub.clone(), from: address }),
             disk: Disk::Directory(directory.path().to_owned()),
             stepping: Stepping::Inline,
             on_fault: OnFault::told(|what, place, _| panic!("{place}: {what}")),
         };
-        let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new())
-            .await
-            .expect("the server starts");
+        let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new()).await?;
         let inbound = raft.0.inbound.clone();
         hub.wires().servers.insert(address, (inbound, CancellationToken::new()));
-        Self { id: node_id(number), address, directory: Some(directory), raft, hub: hub.clone() }
+        let (id, directory, hub) = (node_id(number), Some(directory), hub.clone());
+        Ok(Self { id, address, directory, raft, hub })
     }
 
     /// Stops it as a crash would; its directory is as it was at that moment.
@@ -261,7 +276,7 @@ impl Server {
     }
 }
 
-fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+pub(super) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
     for item in std::fs::read_dir(from).expect("directory") {
         let item = item.expect("item");
         let target = to.join(item.file_name());

@@ -2,4 +2,5 @@
 
 mod cluster;
 mod hub;
+mod recovery;
 mod sockets;
