@@ -5,6 +5,7 @@ mod support;
 
 mod form;
 mod leave;
+mod operator;
 mod refuse;
 mod snapshot;
 mod survive;

@@ -110,9 +110,7 @@ fn remove_peer(given: &Given) -> Done {
         (Some(id), None) => ("id", id),
         (None, Some(address)) => ("address", address),
         (None, None) => {
-            return Err(
-                "Error removing peer: an address or id is required for the peer to remove".into()
-            );
+            return Err(unremoved("an address or id is required for the peer to remove"));
         }
         (Some(_), Some(_)) => {
             return Err(unremoved("cannot give both an address and id"));
