@@ -115,6 +115,19 @@ impl Link {
         self.addresses.book().get(&self.target).copied().unwrap_or(self.was_at)
     }
 
+    /// A server that was set up anew at the address of another has none of what that one had: its
+    /// word must not count for the other's, or what a majority holds is lost.
+    fn is_target(&self, channel: Channel) -> Result<(), RPCError<TypeConfig>> {
+        let at = self.to();
+        match self.transport.who(at, channel) {
+            Some(found) if found != self.target.0 => {
+                let text = format!("at {at} is server {found}, not {}", self.target);
+                Err(RPCError::Unreachable(Unreachable::from_string(text)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
         method: u16,
@@ -125,6 +138,7 @@ impl Link {
         let timeout = option.soft_ttl();
         let call = self.transport.call(self.to(), Channel::RaftControl, method, body, timeout);
         let answer = call.await.map_err(|cause| rpc_error(&cause))?;
+        self.is_target(Channel::RaftControl)?;
         read_message(&answer).map_err(|cause| RPCError::Network(NetworkError::new(&cause)))
     }
 }
@@ -198,6 +212,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             let (transport, to) = (&link.transport, link.to());
             let open = transport.stream(to, Channel::RaftLog, number, none, outgoing, limit);
             let answers = open.await.map_err(|cause| rpc_error(&cause))?;
+            link.is_target(Channel::RaftLog)?;
             Ok(answers.map(appended).boxed())
         };
         let results = stream::once(opening).try_flatten();
@@ -251,6 +266,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 )
                 .await
                 .map_err(|cause| StreamingError::from(rpc_error(&cause)))?;
+            self.is_target(Channel::Snapshot).map_err(StreamingError::from)?;
             let answer = match answers.next().await {
                 Some(Ok(answer)) => answer,
                 Some(Err(cause)) => return Err(StreamingError::from(stream_error(&cause))),

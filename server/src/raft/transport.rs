@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::NodeId;
 use model::seam::{BoxFuture, ByteStream};
 use net::{Channel, NetError, Pool};
 
@@ -49,6 +50,12 @@ pub(crate) trait Transport: Send + Sync + 'static {
         outgoing: ByteStream,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<ByteStream, NetError>>;
+
+    /// Who answers at this address, where that can be known: as the other end of the connection
+    /// introduced itself.
+    fn who(&self, _at: SocketAddr, _channel: Channel) -> Option<NodeId> {
+        None
+    }
 }
 
 impl Transport for Pool {
@@ -73,5 +80,9 @@ impl Transport for Pool {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<ByteStream, NetError>> {
         Pool::stream(self, to, channel, method, first, outgoing, timeout)
+    }
+
+    fn who(&self, at: SocketAddr, channel: Channel) -> Option<NodeId> {
+        self.peer(at, channel).map(|peer| peer.node_id)
     }
 }
