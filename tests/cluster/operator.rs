@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::process::{Cluster, Muster, cli};
-use crate::support::{Network, eventually, http, within};
+use crate::support::{Network, eventually, http, now, within};
 
 /// Autopilot with little patience for newcomers and much for a machine that is busy.
 const QUICK: &str = r#"{"ServerStabilizationTime": "1ms", "LastContactThreshold": "5s",
@@ -321,11 +321,11 @@ fn leadership_is_transferred_and_peers_are_removed_by_order() {
 #[test]
 fn autopilot_is_configured_and_seen_through_the_command_line() {
     let cluster = Cluster::start();
-    let at = format!("-http-addr={}", cluster.servers[1].address());
-    let run = |words: &[&str]| {
-        let (verb, flags) = words.split_at(1);
-        cli(&[&["operator", "autopilot"], verb, flags, &[&*at]].concat())
+    let run_at = |server: &Muster, words: &[&str]| {
+        let at = format!("-http-addr={}", server.address());
+        cli(&[&["operator", "autopilot"], words, &[&*at]].concat())
     };
+    let run = |words: &[&str]| run_at(&cluster.servers[1], words);
     eventually("it is configured", || match run(&["get-config"]) {
         (0, ..) => Ok(()),
         (_, _, err) => Err(err),
@@ -386,12 +386,16 @@ fn autopilot_is_configured_and_seen_through_the_command_line() {
         }
     });
     // With a minimum of three voters it stays a peer, though dead servers may be removed again.
-    assert_eq!(run(&["set-config", "-cleanup-dead-servers=true"]).0, 0);
+    assert_eq!(run_at(other, &["set-config", "-cleanup-dead-servers=true"]).0, 0);
     other.wait_for_members(Duration::from_secs(30), 4, &[&*format!("s{}", dead + 1)]);
     let count = |address: &str| peers(address).map(|found| found.len());
-    std::thread::sleep(Duration::from_secs(12));
-    assert_eq!(count(&other.address()), Ok(3));
-    assert_eq!(run(&["set-config", "-min-quorum=0"]).0, 0);
+    // Longer than autopilot's round.
+    let begun = now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        assert_eq!(count(&other.address()), Ok(3));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(run_at(other, &["set-config", "-min-quorum=0"]).0, 0);
     within(Duration::from_secs(30), "the dead server is removed", || {
         match count(&other.address())? {
             2 => Ok(()),
