@@ -490,3 +490,24 @@ async fn the_census_says_how_far_each_server_is() {
     .await;
     assert_eq!(servers[(at + 2) % 3].raft.census().borrow().round, 0, "only the leader asks");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lost_its_log_is_sent_it_again_and_harms_nobody() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    for number in 0..30 {
+        servers[at].set(&format!("k{number}"), "v").await.expect("written");
+    }
+    everywhere(&servers, "k29", "v").await;
+    let lost = servers.remove((at + 1) % 3);
+    let (number, at) = (lost.id.0[0], lost.address);
+    drop(lost.crash().await);
+    let empty = tempfile::tempdir().expect("temporary directory");
+    servers.push(Server::start_at(&hub, number, at, empty).await);
+    everywhere(&servers, "k0", "v").await;
+    set_anyhow(&servers, "after", "v").await;
+    everywhere(&servers, "after", "v").await;
+    let hash = servers[0].raft.state().hash();
+    assert!(servers.iter().all(|server| server.raft.state().hash() == hash));
+}
