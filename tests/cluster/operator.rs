@@ -176,6 +176,42 @@ fn a_server_that_comes_back_at_another_address_is_found_there() {
 }
 
 #[test]
+fn a_server_that_was_cleaned_away_comes_back_and_so_does_one_without_its_log() {
+    let mut cluster = Cluster::start();
+    configure(&cluster.servers[0], QUICK);
+    let away = (cluster.leader() + 1) % 3;
+    let other = cluster.servers[(away + 1) % 3].address();
+    let all = ["s1+", "s2+", "s3+"];
+    cluster.servers[away].kill();
+    within(Duration::from_secs(60), "it is removed", || match peers(&other)?.len() {
+        2 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    let put = |key: &str| http(&other, "PUT", &format!("/v1/kv/{key}"), b"x").map(|a| a.text());
+    assert_eq!(put("while/away"), Ok("true".to_owned()));
+    // It still takes itself for a voter of three.
+    cluster.servers[away].start();
+    wait_for_peers(60, &other, &all);
+    let has = |server: &Muster, key: &str| {
+        within(Duration::from_secs(30), &format!("it has {key}"), || {
+            let found = http(&server.address(), "GET", &format!("/v1/kv/{key}?raw&stale"), b"")?;
+            if found.text() == "x" { Ok(()) } else { Err(found.text()) }
+        });
+    };
+    has(&cluster.servers[away], "while/away");
+
+    cluster.servers[away].kill();
+    let data = cluster.dir.path().join(format!("s{}", away + 1));
+    std::fs::rename(data.join("raft"), cluster.dir.path().join("raft-away")).expect("moved");
+    cluster.servers[away].start();
+    has(&cluster.servers[away], "while/away");
+    assert_eq!(put("after"), Ok("true".to_owned()));
+    has(&cluster.servers[away], "after");
+    wait_for_peers(60, &other, &all);
+    assert!(cluster.servers.iter_mut().all(Muster::running), "nobody died of it");
+}
+
+#[test]
 fn a_majority_lost_for_ever_is_replaced_by_peers_json() {
     let mut cluster = Cluster::start();
     for n in 0..50 {
