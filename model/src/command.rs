@@ -67,6 +67,41 @@ pub enum Command {
     StateVersionV1(u32),
     /// Write autopilot's configuration.
     AutopilotV1(AutopilotCommandV1),
+    /// A piece of a state that is to replace this one; staged beside the tables.
+    RestoreChunkV1(RestoreChunkV1),
+    /// The staged state takes the place of the tables.
+    RestoreCommitV1(RestoreCommitV1),
+    /// Forget what is staged under this id.
+    RestoreAbortV1(RestoreId),
+}
+
+/// Identity of one restore, made by the leader.
+pub type RestoreId = NodeId;
+
+/// Bytes that a [`RestoreChunkV1`] may carry.
+pub const RESTORE_CHUNK_BYTES_MAX: usize = 512 << 10;
+
+/// Body of [`Command::RestoreChunkV1`]. The pieces one behind the other are the blocks of a
+/// snapshot, each behind its length as four bytes, little end first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreChunkV1 {
+    /// Which restore. One is under way at a time; a piece at offset 0 begins it.
+    pub id: RestoreId,
+    /// Bytes of the pieces before this one.
+    pub offset: u64,
+    /// At least one and at most [`RESTORE_CHUNK_BYTES_MAX`].
+    pub bytes: Bytes,
+}
+
+/// Body of [`Command::RestoreCommitV1`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreCommitV1 {
+    /// Which restore.
+    pub id: RestoreId,
+    /// Bytes of all pieces.
+    pub length: u64,
+    /// SHA-256 of all pieces.
+    pub sha256: [u8; 32],
 }
 
 /// Newest version of the replicated commands that this release knows.
@@ -86,7 +121,10 @@ impl Command {
             | Command::TickV1 => 1,
             // Itself the first command of version 2. Each step is proposed when all know its target.
             Command::StateVersionV1(to) => (*to).max(2),
-            Command::AutopilotV1(_) => 2,
+            Command::AutopilotV1(_)
+            | Command::RestoreChunkV1(_)
+            | Command::RestoreCommitV1(_)
+            | Command::RestoreAbortV1(_) => 2,
         }
     }
 
@@ -102,6 +140,9 @@ impl Command {
             Command::TickV1 => "tick",
             Command::StateVersionV1(_) => "state version",
             Command::AutopilotV1(_) => "autopilot configuration",
+            Command::RestoreChunkV1(_) => "restore chunk",
+            Command::RestoreCommitV1(_) => "restore commit",
+            Command::RestoreAbortV1(_) => "restore abort",
         }
     }
 }

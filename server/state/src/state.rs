@@ -11,6 +11,7 @@ use crate::fold::fold_str;
 use crate::indexes::Indexes;
 use crate::intern::Interner;
 use crate::retries::Retries;
+use crate::stage::Stage;
 use crate::table::{Checks, Kv, LockDelays, Nodes, Services, Sessions, Tombstones};
 
 /// All tables with their indexes. A clone is O(1) and is a snapshot; [`crate::apply()`] on one
@@ -29,6 +30,8 @@ pub struct State {
     /// See [`State::version`]; 0 until it was raised for the first time.
     pub(crate) version: u32,
     pub(crate) autopilot: Option<Arc<AutopilotV1>>,
+    /// A restore that is under way.
+    pub(crate) stage: Option<Arc<Stage>>,
 }
 
 /// The tables of one namespace.
@@ -153,6 +156,18 @@ impl State {
 }
 
 impl Space {
+    /// After a restore: every index is that of the entry that made it, so that none goes back and
+    /// every reader wakes. Deadlines keep their distance to cluster time.
+    pub(crate) fn restored(&mut self, index: LogIndex, then_ms: u64, now_ms: u64) {
+        self.indexes.restored(index);
+        // Nothing asks below the new indexes any more.
+        self.tombstones = Tombstones::default();
+        let delays = std::mem::take(&mut self.lock_delays);
+        for (key, until_ms) in delays.rows() {
+            self.lock_delays.put(key, now_ms.saturating_add(until_ms.saturating_sub(then_ms)));
+        }
+    }
+
     /// Whether something was ever written.
     pub(crate) fn touched(&self) -> bool {
         self.indexes != Indexes::default()

@@ -11,7 +11,7 @@ mod session;
 
 use std::sync::Arc;
 
-use model::command::{Command, EnvelopeV1, Outcome};
+use model::command::{Command, EnvelopeV1, Outcome, Rejection};
 use model::{LogIndex, Name};
 
 use crate::change::{Change, Changes, Key, Raised, Row, Table};
@@ -39,6 +39,7 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     // Cluster time never goes back, whatever a leader stamps.
     state.cluster_time_ms = state.cluster_time_ms.max(envelope.cluster_time_ms);
     state.retries.expire(state.cluster_time_ms);
+    state.expire_stage();
 
     let verdict = match &envelope.retry {
         None => Verdict::Apply,
@@ -62,8 +63,11 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     for change in &changes {
         hash.change(&change.namespace, change);
     }
-    if matches!(envelope.command, Command::StateVersionV1(_) | Command::AutopilotV1(_)) {
-        cluster::hash(state, &mut hash);
+    match &envelope.command {
+        Command::StateVersionV1(_) | Command::AutopilotV1(_) => cluster::hash(state, &mut hash),
+        Command::RestoreChunkV1(chunk) => hash.bytes(&chunk.bytes),
+        Command::RestoreCommitV1(commit) => hash.bytes(&commit.sha256),
+        _ => {}
     }
     state.hash = hash.value();
     (outcome, changes)
@@ -84,6 +88,13 @@ fn run(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outcome, C
         }
         Command::StateVersionV1(version) => return cluster::raise(state, *version),
         Command::AutopilotV1(command) => return cluster::autopilot(state, index, command),
+        Command::RestoreChunkV1(chunk) => return silent(state.stage_piece(chunk)),
+        // Its changes are everything: who waits is woken by the new epoch.
+        Command::RestoreCommitV1(commit) => return silent(state.restore(commit, index)),
+        Command::RestoreAbortV1(id) => {
+            state.abort_restore(*id);
+            return (Outcome::Done, Vec::new());
+        }
         _ => {}
     }
     let now_ms = state.cluster_time_ms;
@@ -111,6 +122,10 @@ fn run(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outcome, C
     done
 }
 
+fn silent(done: Result<(), Rejection>) -> (Outcome, Changes) {
+    (done.map_or_else(Outcome::Rejected, |()| Outcome::Done), Vec::new())
+}
+
 /// One entry at work on one namespace.
 struct Work<'a> {
     space: &'a mut Space,
@@ -136,7 +151,10 @@ impl Work<'_> {
             Command::TombstoneReapV1(_)
             | Command::TickV1
             | Command::StateVersionV1(_)
-            | Command::AutopilotV1(_) => Ok(Outcome::Done),
+            | Command::AutopilotV1(_)
+            | Command::RestoreChunkV1(_)
+            | Command::RestoreCommitV1(_)
+            | Command::RestoreAbortV1(_) => Ok(Outcome::Done),
         };
         (outcome.unwrap_or_else(Outcome::Rejected), self.changes)
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::command::Outcome;
+use model::command::{Outcome, RestoreId};
 use model::row::{AutopilotV1, CheckV1, KvV1, NodeV1, ServiceV1, SessionV1, TombstoneV1};
 use model::{LogIndex, Name, NodeId};
 use serde::de::{Error, SeqAccess, Visitor};
@@ -71,6 +71,15 @@ pub(crate) enum ItemV1 {
     End { items: u64 },
     StateVersion(u32),
     Autopilot(Arc<AutopilotV1>),
+    Stage(StageV1),
+    Piece(Bytes),
+    Floor(LogIndex),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StageV1 {
+    pub(crate) id: RestoreId,
+    pub(crate) last_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,6 +134,10 @@ impl ItemV1 {
             // Behind the origins, before the namespaces.
             ItemV1::StateVersion(_) => 15,
             ItemV1::Autopilot(_) => 16,
+            ItemV1::Stage(_) => 17,
+            ItemV1::Piece(_) => 18,
+            // Behind the indexes.
+            ItemV1::Floor(_) => 19,
         }
     }
 
@@ -151,6 +164,7 @@ impl ItemV1 {
             }
             ItemV1::Session(row) => ROW + 128 + 64 * row.check_ids().count(),
             ItemV1::Origin(row) => ROW + 32 * row.outcomes.len(),
+            ItemV1::Piece(bytes) => ROW + bytes.len(),
             ItemV1::Autopilot(row) => {
                 ROW + 64 + row.redundancy_zone_tag.len() + row.upgrade_version_tag.len()
             }

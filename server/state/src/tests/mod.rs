@@ -9,6 +9,7 @@ mod kv;
 mod naive;
 mod properties;
 mod random;
+mod restore;
 mod sessions;
 mod snapshots;
 mod wake;
