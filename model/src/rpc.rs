@@ -142,6 +142,11 @@ pub enum Op {
     AutopilotState,
     /// Write autopilot's configuration; with `cas` if its modify index is that one.
     AutopilotConfigure { configuration: Box<AutopilotWrite>, cas: Option<LogIndex> },
+    // With bodies: asked by `Backend::stream` alone.
+    /// An archive of the whole state, as the answer's body.
+    SnapshotSave,
+    /// Put the state of the archive in the request's body in the place of this one.
+    SnapshotRestore,
 }
 
 /// A row to write, with zero indexes.
@@ -470,6 +475,9 @@ impl RpcError {
         )
     }
 }
+
+/// Longest time for an archive to be sent, checked and restored.
+pub const ARCHIVE_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// The time that a request may take in all.
 pub fn total_time(request: &Request) -> Duration {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::command::{Command, Outcome, RetryV1};
 use model::rpc::{RaftServer, RpcError};
-use model::seam::BoxFuture;
+use model::seam::{BoxFuture, ByteStream};
 use model::{LogIndex, Name, NodeId};
 use state::{Registry, State};
 use tokio::sync::watch;
@@ -81,6 +81,21 @@ pub trait Consensus: Send + Sync + 'static {
         &self,
         voters: Vec<(NodeId, Name, SocketAddr)>,
     ) -> BoxFuture<'static, Result<(), RpcError>>;
+
+    /// Counts restores; sees each.
+    fn epoch(&self) -> watch::Receiver<u64>;
+
+    /// An archive of the state as it is here and now, made as it is read, and the index of the last
+    /// entry in it.
+    ///
+    /// # Errors
+    /// `Broken`, when the thread that makes it cannot be started.
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError>;
+
+    /// On the leader: receives an archive, checks all of it, and puts its state in the place of
+    /// this one on all servers. Returns the index of the entry that did it, once it is applied
+    /// here. What is refused changes nothing.
+    fn restore(&self, archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>>;
 
     /// Facts for people: Consul's keys of `Stats.raft` in `agent/self`.
     fn stats(&self) -> Vec<(String, String)>;

@@ -10,7 +10,7 @@ use model::seam::{Backend, BoxFuture, ByteStream, Link};
 use net::{OpenRetry, RetryLedger};
 use tokio::time::{Instant, timeout};
 
-use super::{Caller, Endpoint, rejected};
+use super::{Caller, Endpoint};
 use crate::config::Bootstrap;
 
 /// Time for handing over leadership; Raft itself gives it a second.
@@ -110,10 +110,11 @@ impl Backend for LocalBackend {
 
     fn stream(
         &self,
-        _request: Request,
-        _body: ByteStream,
+        request: Request,
+        body: ByteStream,
     ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
-        Box::pin(std::future::ready(Err(no_streams())))
+        let endpoint = Arc::clone(&self.0.endpoint);
+        Box::pin(async move { endpoint.exchange(request, Caller::Agent, body).await })
     }
 
     fn link(&self) -> Link {
@@ -147,9 +148,4 @@ impl Backend for LocalBackend {
         let raft = parts.consensus.stats().into_iter().collect();
         BTreeMap::from([("consul".to_owned(), consul), ("raft".to_owned(), raft)])
     }
-}
-
-/// No operation has bodies yet.
-pub(super) fn no_streams() -> RpcError {
-    rejected("not supported: this server knows no operation with bodies")
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use model::command::{EnvelopeV1, Outcome};
 use model::row::AutopilotV1;
-use model::rpc::{Answer, RaftServer, Request, RpcError};
-use model::seam::{BoxFuture, Cluster, ClusterError, Member, MemberState, Members};
+use model::rpc::{Answer, RaftServer, Reply, Request, RpcError};
+use model::seam::{BoxFuture, ByteStream, Cluster, ClusterError, Member, MemberState, Members};
 use model::{LogIndex, Name, NodeId};
 use rt::{Clock, Rng};
 use state::{Registry, State};
@@ -65,6 +67,7 @@ pub(crate) struct FakeConsensus {
     pub(crate) unapplied: Mutex<Vec<Proposal>>,
     pub(crate) servers: Mutex<Vec<RaftServer>>,
     pub(crate) census: watch::Sender<Arc<Census>>,
+    pub(crate) epoch: watch::Sender<u64>,
 }
 
 impl FakeConsensus {
@@ -80,6 +83,7 @@ impl FakeConsensus {
             unapplied: Mutex::default(),
             servers: Mutex::new(vec![raft_server(1, true)]),
             census: watch::Sender::new(Arc::default()),
+            epoch: watch::Sender::new(0),
         })
     }
 
@@ -241,6 +245,30 @@ impl Consensus for FakeConsensus {
         ready(Ok(()))
     }
 
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError> {
+        let archive = stream::iter([Ok(Bytes::from_static(b"archive"))]);
+        Ok((self.state().applied(), Box::pin(archive)))
+    }
+
+    fn restore(&self, mut archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>> {
+        let epoch = self.epoch.clone();
+        Box::pin(async move {
+            let mut all = Vec::new();
+            while let Some(part) = archive.next().await {
+                all.extend_from_slice(&part?);
+            }
+            if all != b"archive" {
+                return Err(RpcError::Protocol("no archive".to_owned()));
+            }
+            epoch.send_modify(|epoch| *epoch += 1);
+            Ok(LogIndex(77))
+        })
+    }
+
     fn stats(&self) -> Vec<(String, String)> {
         vec![("state".into(), "Leader".into())]
     }
@@ -377,6 +405,18 @@ impl Peers for FakePeers {
             let late = || Err(RpcError::Broken("too late".into()));
             tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| late())
         })
+    }
+
+    fn exchange(
+        &self,
+        server: SocketAddr,
+        request: Request,
+        body: ByteStream,
+        _limit: Duration,
+    ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
+        let asked = self.ask(server, request, Duration::ZERO);
+        // Who reads the body is who answers it.
+        Box::pin(async move { Ok((asked.await?, body)) })
     }
 
     fn read_index(&self, _leader: SocketAddr) -> BoxFuture<'static, Result<LogIndex, RpcError>> {

@@ -10,11 +10,13 @@
 //! | `authorizer`, `admission` | who may do what; how many at once |
 //! | `read` | reads of tables, blocking ones too |
 //! | `write`, `register`, `session`, `key` | writes: validation, defaults, proposals |
+//! | `archive` | operations with bodies: the whole state out and in |
 //! | `operator` | status, Raft configuration, peers |
 //! | `peers`, `rounds` | what servers ask each other; shared read indexes |
 //! | `backend`, `handler` | the ways in: from this process's agent, from the network |
 
 mod admission;
+mod archive;
 mod authorizer;
 mod backend;
 mod handler;
@@ -210,6 +212,7 @@ impl Endpoint {
                     table::Place::Here | table::Place::LeaderUnlessStale => {
                         self.status(&request.op)
                     }
+                    table::Place::Archive => Err(rejected("this operation needs a body")),
                     table::Place::Leader => {
                         // Without a quorum a proposal waits for ever: its time is the hold.
                         let (_, hold_ms) = time.left_ms(self.now());

@@ -79,7 +79,13 @@ pub(crate) fn route(
         }
         (Place::Tables, Consistency::Consistent) => Ok(Route::Here(Confirm::Round)),
         (Place::Tables, Consistency::Default) => to_leader(Confirm::Lease, caller, standing),
-        (Place::Leader | Place::LeaderUnlessStale, _) => to_leader(Confirm::No, caller, standing),
+        (Place::Archive, Consistency::Stale) => {
+            caught_up(standing)?;
+            Ok(Route::Here(Confirm::No))
+        }
+        (Place::Leader | Place::LeaderUnlessStale | Place::Archive, _) => {
+            to_leader(Confirm::No, caller, standing)
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Place {
     LeaderUnlessStale,
     /// On the leader.
     Leader,
+    /// Like [`Place::LeaderUnlessStale`], but it has a body: see [`super::archive`].
+    Archive,
 }
 
 /// Who may ask.
@@ -141,6 +143,9 @@ pub(crate) fn rule(op: &Op) -> Rule {
             Rule { again: Again::Harmless, ..Rule::session(Need::SessionWriteOf(id.clone())) }
         }
         Op::TransferLeader { .. } | Op::RemovePeer { .. } => Rule::operator(),
+        Op::SnapshotSave | Op::SnapshotRestore => {
+            Rule { place: Place::Archive, need: Need::Management, ..Rule::operator() }
+        }
         // Each operation in it is authorised for itself. Only such are allowed in it that change
         // nothing the second time.
         Op::Batch(_) => Rule { again: Again::Harmless, ..Rule::write(Need::Nothing) },

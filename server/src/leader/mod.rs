@@ -42,6 +42,8 @@ use crate::consensus::{Consensus, Proposal};
 const BARRIER_PAUSE: Duration = Duration::from_millis(50);
 /// Time for the duties to end; each may be dropped at any await.
 const STOP_MAX: Duration = Duration::from_secs(1);
+/// Time for an order to forget a restore that was given up.
+const ABORT_MAX: Duration = Duration::from_secs(2);
 /// Namespace of what the duties write.
 const NAMESPACE: &str = "default";
 
@@ -69,14 +71,17 @@ pub(crate) struct Context {
 /// Begins and ends the duties as leadership comes and goes.
 pub(crate) async fn run(context: Context, tasks: Tasks) {
     let mut leadership = context.consensus.leadership();
+    let mut epoch = context.consensus.epoch();
     let stop = tasks.token();
-    let mut current: Option<(u64, Tasks)> = None;
+    let mut current: Option<((u64, u64), Tasks)> = None;
     loop {
         let now = *leadership.borrow_and_update();
-        let term = now.is_leader.then_some(now.term);
+        // After a restore everything is to be looked at anew, as after an election.
+        let epoch_now = *epoch.borrow_and_update();
+        let term = now.is_leader.then_some((now.term, epoch_now));
         if current.as_ref().map(|(term, _)| *term) != term {
-            if let Some((term, duties)) = current.take() {
-                tracing::info!(term, "leadership lost: duties end");
+            if let Some(((term, _), duties)) = current.take() {
+                tracing::info!(term, "duties of the leader end");
                 let stopped = duties.stop_and_wait(STOP_MAX).await;
                 if !stopped.unfinished.is_empty() {
                     tracing::warn!(unfinished = ?stopped.unfinished, "duties still running");
@@ -86,7 +91,7 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
                 context.duties.autopilot.forget();
             }
             if let Some(term) = term {
-                tracing::info!(term, "leadership gained: duties begin");
+                tracing::info!(term = term.0, epoch = term.1, "duties of the leader begin");
                 let duties = tasks.child();
                 duties.spawn_until_stop("leader duties", begin(context.clone(), duties.clone()));
                 current = Some((term, duties));
@@ -96,6 +101,7 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
             biased;
             () = stop.cancelled() => break,
             changed = leadership.changed() => if changed.is_err() { break },
+            changed = epoch.changed() => if changed.is_err() { break },
         }
     }
     if let Some((_, duties)) = current {
@@ -111,7 +117,16 @@ async fn begin(context: Context, tasks: Tasks) {
         tracing::debug!(%error, "leader not ready for its duties");
         sleep(BARRIER_PAUSE).await;
     }
-    let sessions = context.consensus.state().sessions_with_ttl();
+    let state = context.consensus.state();
+    if let Some(left) = state.restoring() {
+        // Whoever sent its pieces led before us.
+        let abort = Command::RestoreAbortV1(left);
+        if let Err(error) = context.propose("restore", abort, ABORT_MAX).await {
+            tracing::debug!(%error, "a restore that was given up is dropped later");
+        }
+    }
+    let sessions = state.sessions_with_ttl();
+    drop(state);
     context.duties.timers.begin(&sessions, context.clock.now());
     tasks.spawn_until_stop("session expiry", expiry::run(context.clone()));
     tasks.spawn_until_stop("member reconcile", reconcile::run(context.clone()));

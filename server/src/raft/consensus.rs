@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::command::Outcome;
 use model::rpc::{RaftServer, RpcError};
-use model::seam::BoxFuture;
+use model::seam::{BoxFuture, ByteStream};
 use model::{LogIndex, Name, NodeId};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{LinearizerOption, ReadPolicy, ServerState};
@@ -151,6 +151,18 @@ impl Consensus for Raft {
             .map(|(id, name, address)| (RaftId(id), RaftNode { name, address }))
             .collect();
         Box::pin(async move { core.initialize(voters).await.map_err(errors::of_initialize) })
+    }
+
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.0.published.watch_epoch()
+    }
+
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError> {
+        self.0.archive()
+    }
+
+    fn restore(&self, archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>> {
+        Box::pin(Arc::clone(&self.0).restore(archive))
     }
 
     fn stats(&self) -> Vec<(String, String)> {

@@ -211,10 +211,18 @@ impl Inbound {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RpcError> {
-        match self.stepping {
-            Stepping::Inline => Ok(work()),
-            Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
-        }
+        off(self.stepping, work).await
+    }
+}
+
+/// Runs short work on files outside of the runtime; inline in a simulation.
+pub(super) async fn off<T: Send + 'static>(
+    stepping: Stepping,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RpcError> {
+    match stepping {
+        Stepping::Inline => Ok(work()),
+        Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
     }
 }
 

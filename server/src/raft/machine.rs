@@ -7,13 +7,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt as _, Stream, TryStreamExt as _};
 use model::LogIndex;
-use model::command::{EnvelopeV1, Outcome};
+use model::command::{Command, EnvelopeV1, Outcome};
 use model::wire::{self, Kind};
 use openraft::storage::{
     ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot,
 };
 use openraft::{EntryPayload, OptionalSend};
-use state::{Registry, State};
+use state::{Changes, Registry, State};
 use tokio::sync::watch;
 
 use super::log::Stepping;
@@ -29,6 +29,7 @@ pub(crate) struct Published {
     state: ArcSwap<State>,
     registry: Arc<Registry>,
     applied: watch::Sender<Option<LogId>>,
+    epoch: watch::Sender<u64>,
 }
 
 impl Published {
@@ -45,6 +46,11 @@ impl Published {
     /// The last entry that was applied.
     pub(crate) fn applied(&self) -> Option<LogId> {
         *self.applied.borrow()
+    }
+
+    /// Sees each restore.
+    pub(crate) fn watch_epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
     }
 
     /// Sees each batch that is applied.
@@ -75,6 +81,7 @@ impl Machine {
             state: ArcSwap::from_pointee(state.clone()),
             registry: Arc::default(),
             applied: watch::channel(meta.last_log_id).0,
+            epoch: watch::channel(state.epoch()).0,
         });
         let machine = Self {
             state,
@@ -115,8 +122,8 @@ impl Machine {
             }
             waiting.push((index, is_command, responder));
         }
-        let results =
-            rt::fatal_on_panic("state machine", || state::apply(&mut self.state, &commands));
+        let epoch = self.state.epoch();
+        let results = self.run(&commands);
         assert_eq!(results.len(), commands.len(), "one outcome for each command");
         self.applied = Some(last);
         if !commands.is_empty() {
@@ -127,6 +134,10 @@ impl Machine {
             self.published.registry.wake(&changes);
             outcomes.push(outcome);
         }
+        if self.state.epoch() != epoch {
+            self.published.registry.wake_all();
+            self.published.epoch.send_replace(self.state.epoch());
+        }
         self.published.applied.send_replace(self.applied);
         let mut outcomes = outcomes.into_iter();
         for (index, is_command, responder) in waiting {
@@ -135,6 +146,22 @@ impl Machine {
                 responder.send((index, outcome.unwrap_or(Outcome::Done)));
             }
         }
+    }
+}
+
+impl Machine {
+    fn run(&mut self, commands: &[(LogIndex, EnvelopeV1)]) -> Vec<(Outcome, Changes)> {
+        use tokio::runtime::{Handle, RuntimeFlavor};
+        let state = &mut self.state;
+        let mut apply = || rt::fatal_on_panic("state machine", || state::apply(state, commands));
+        let heavy = |command: &Command| matches!(command, Command::RestoreCommitV1(_));
+        // A restore puts a whole state together: heartbeats must not wait for it.
+        let may_block = self.stepping == Stepping::Threads
+            && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        if may_block && commands.iter().any(|(_, envelope)| heavy(&envelope.command)) {
+            return tokio::task::block_in_place(apply);
+        }
+        apply()
     }
 }
 
@@ -200,6 +227,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.membership = meta.last_membership.clone();
         self.published.state.store(Arc::new(self.state.clone()));
         self.published.registry.wake_all();
+        self.published.epoch.send_replace(self.state.epoch());
         self.published.applied.send_replace(self.applied);
         Ok(())
     }

@@ -36,8 +36,8 @@ fn is_voter(configuration: &StoredMembership, id: &RaftId) -> bool {
     configuration.get_joint_config().iter().all(|voters| voters.contains(id))
 }
 
-fn rejected(text: String) -> RpcError {
-    RpcError::Rejected(Rejection::Other(text))
+pub(super) fn rejected(text: impl Into<String>) -> RpcError {
+    RpcError::Rejected(Rejection::Other(text.into()))
 }
 
 fn not_found(id: RaftId) -> RpcError {
@@ -70,7 +70,7 @@ impl Node {
         (index, servers.collect())
     }
 
-    fn must_lead(&self) -> Result<(), RpcError> {
+    pub(super) fn must_lead(&self) -> Result<(), RpcError> {
         if self.core.is_leader() { Ok(()) } else { Err(RpcError::NoLeader) }
     }
 

@@ -15,6 +15,7 @@
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
 //! | `membership` | who belongs |
+//! | `restore` | archives out, and back in |
 //! | `census` | what each server says about itself; which commands all of them know |
 //! | `consensus` | the seam to the rest of the server |
 
@@ -32,6 +33,7 @@ mod network;
 mod policy;
 mod proposer;
 mod recovery;
+mod restore;
 mod snapshot;
 mod timing;
 mod transport;
@@ -62,6 +64,7 @@ use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
 use self::proposer::{Proposer, Stamping};
 use self::snapshot::Shelf;
+pub use self::snapshot::archive;
 use self::timing::Timing;
 use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
@@ -117,6 +120,10 @@ struct Node {
     ready_at: Option<LogId>,
     /// One configuration change at a time.
     changes: Semaphore,
+    /// One restore at a time.
+    restores: Arc<Semaphore>,
+    clock: Clock,
+    stepping: Stepping,
     tasks: Tasks,
 }
 
@@ -227,6 +234,9 @@ impl Raft {
             began_empty,
             ready_at,
             changes: Semaphore::new(1),
+            restores: Arc::new(Semaphore::new(1)),
+            clock,
+            stepping,
             tasks,
         };
         Ok(Arc::new(Raft(Arc::new(node))))
@@ -250,6 +260,10 @@ impl Raft {
 }
 
 impl Node {
+    fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
     /// Whether openraft has no configuration, log or vote.
     fn is_pristine(&self) -> bool {
         let metrics = self.core.metrics();

@@ -137,6 +137,7 @@ fn bytes_of(command: &Command) -> usize {
             let outputs: usize = checks.iter().map(|check| check.output.len()).sum();
             outputs + (register.services.len() + checks.len()) * COMMAND_BYTES
         }
+        Command::RestoreChunkV1(chunk) => chunk.bytes.len(),
         _ => 0,
     };
     COMMAND_BYTES + carried

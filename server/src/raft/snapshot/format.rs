@@ -72,6 +72,47 @@ pub(super) fn write(
     meta: &SnapshotMeta,
     blocks: impl Iterator<Item = Vec<u8>>,
 ) -> io::Result<()> {
+    for part in parts(meta, blocks) {
+        out.write_all(&part?)?;
+    }
+    Ok(())
+}
+
+/// A whole snapshot, part by part as it is asked for.
+pub(super) fn parts(
+    meta: &SnapshotMeta,
+    blocks: impl Iterator<Item = Vec<u8>>,
+) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut blocks = blocks;
+    let mut count = 0_u64;
+    let mut ended = false;
+    let rest = std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut part = Vec::new();
+        let Some(block) = blocks.next() else {
+            ended = true;
+            part.extend_from_slice(&END.to_le_bytes());
+            part.extend_from_slice(&checksum(count, b"end").to_le_bytes());
+            part.extend_from_slice(&count.to_le_bytes());
+            return Some(Ok(part));
+        };
+        let length = match length(&block) {
+            Ok(length) => length,
+            Err(cause) => return Some(Err(cause)),
+        };
+        part.reserve(block.len() + 8);
+        part.extend_from_slice(&length.to_le_bytes());
+        part.extend_from_slice(&checksum(count, &block).to_le_bytes());
+        part.extend_from_slice(&block);
+        count += 1;
+        Some(Ok(part))
+    });
+    std::iter::once(head(meta)).chain(rest)
+}
+
+fn head(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
     let meta = wire::encode(Kind::SnapshotBlock, &SnapshotMetaV1::from(meta));
     let mut head = Vec::with_capacity(meta.len() + 24);
     head.extend_from_slice(MAGIC);
@@ -80,18 +121,7 @@ pub(super) fn write(
     head.extend_from_slice(&meta);
     let crc = crc32fast::hash(&head);
     head.extend_from_slice(&crc.to_le_bytes());
-    out.write_all(&head)?;
-    let mut count = 0_u64;
-    for block in blocks {
-        let length = length(&block)?;
-        out.write_all(&length.to_le_bytes())?;
-        out.write_all(&checksum(count, &block).to_le_bytes())?;
-        out.write_all(&block)?;
-        count += 1;
-    }
-    out.write_all(&END.to_le_bytes())?;
-    out.write_all(&checksum(count, b"end").to_le_bytes())?;
-    out.write_all(&count.to_le_bytes())
+    Ok(head)
 }
 
 fn length(bytes: &[u8]) -> io::Result<u32> {
@@ -170,7 +200,7 @@ impl<R: Read> Source<R> {
     }
 
     /// The next block, or `None` behind the last; then nothing may follow.
-    fn block(&mut self, place: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+    pub(super) fn block(&mut self, place: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
         let length = u32::from_le_bytes(self.take()?);
         let crc = u32::from_le_bytes(self.take()?);
         if length == END {

@@ -80,7 +80,9 @@ fn watched(op: &Op) -> Vec<Watched> {
         | Op::Batch(_)
         | Op::AutopilotConfiguration
         | Op::AutopilotState
-        | Op::AutopilotConfigure { .. } => Vec::new(),
+        | Op::AutopilotConfigure { .. }
+        | Op::SnapshotSave
+        | Op::SnapshotRestore => Vec::new(),
     }
 }
 

@@ -80,7 +80,9 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         | Op::RemovePeer { .. }
         | Op::Batch(_)
         | Op::AutopilotState
-        | Op::AutopilotConfigure { .. } => return None,
+        | Op::AutopilotConfigure { .. }
+        | Op::SnapshotSave
+        | Op::SnapshotRestore => return None,
     })
 }
 

@@ -141,6 +141,32 @@ impl ItemV1 {
         }
     }
 
+    /// What rows of its sort are called, as Consul's tools call them; `None`: it is no row.
+    pub(crate) fn sort(&self) -> Option<&'static str> {
+        match self {
+            ItemV1::Node(_) => Some("Node"),
+            ItemV1::Service(_) => Some("Service"),
+            ItemV1::Check(_) => Some("Check"),
+            ItemV1::Session(_) => Some("Session"),
+            ItemV1::Kv(_) => Some("KVS"),
+            ItemV1::Tombstone(_) => Some("Tombstone"),
+            ItemV1::LockDelay(_) => Some("LockDelay"),
+            ItemV1::Origin(_) => Some("RetryOrigin"),
+            ItemV1::Autopilot(_) => Some("Autopilot"),
+            ItemV1::ServiceIndex(..) | ItemV1::ConnectIndex(..) | ItemV1::NodeIndex(..) => {
+                Some("Index")
+            }
+            ItemV1::Head(_)
+            | ItemV1::Namespace(_)
+            | ItemV1::Indexes(_)
+            | ItemV1::End { .. }
+            | ItemV1::StateVersion(_)
+            | ItemV1::Stage(_)
+            | ItemV1::Piece(_)
+            | ItemV1::Floor(_) => None,
+        }
+    }
+
     /// Bytes of its encoding, roughly and rather too many.
     pub(crate) fn weight(&self) -> usize {
         const ROW: usize = ITEM_BYTES_MIN;

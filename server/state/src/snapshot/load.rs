@@ -1,5 +1,6 @@
 //! Blocks to state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::wire::{self, Kind, WireError};
@@ -78,6 +79,8 @@ pub struct Loader {
     ended: bool,
     /// What has a higher index gets this one.
     cap: Option<LogIndex>,
+    /// Number and bytes of the items of each sort.
+    census: BTreeMap<&'static str, (u64, u64)>,
 }
 
 const OUT_OF_ORDER: &str = "items out of order";
@@ -120,6 +123,11 @@ impl Loader {
         Ok(())
     }
 
+    /// Number and bytes, roughly, of the rows of each sort so far.
+    pub fn census(&self) -> BTreeMap<&'static str, (u64, u64)> {
+        self.census.clone()
+    }
+
     /// The state, once all blocks were added.
     pub fn finish(mut self) -> Result<State, SnapshotError> {
         if !self.ended {
@@ -134,6 +142,11 @@ impl Loader {
             return Err("items after the end mark");
         }
         self.step(item.rank())?;
+        if let Some(sort) = item.sort() {
+            let (number, bytes) = self.census.entry(sort).or_default();
+            *number += 1;
+            *bytes = bytes.saturating_add(item.weight() as u64);
+        }
         match item {
             ItemV1::End { items } => {
                 if items != self.count {
