@@ -10,6 +10,7 @@
 //! | `/v1/kv`, `/v1/session` | `kv`, `session` |
 //! | `/v1/catalog`, `/v1/health` | `catalog`, `health`, what both share: `discovery` |
 //! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `autopilot`, `acl` |
+//! | `/v1/snapshot` | `snapshot` |
 //!
 //! Other rooms add endpoints by handing their [`Route`]s to [`start`]: a handler is a closure
 //! `Fn(Call) -> Future<Output = Result<Answer, ApiError>>` and may hold whatever it needs.
@@ -36,6 +37,7 @@ mod path;
 mod route;
 mod server;
 mod session;
+mod snapshot;
 mod status;
 
 use std::sync::Arc;
@@ -74,6 +76,7 @@ fn routes(context: &Context) -> Vec<Route> {
         kv::routes(context.config.kv_value_bytes_max),
         operator::routes(),
         session::routes(),
+        snapshot::routes(),
         status::routes(),
     ]
     .concat()
