@@ -80,6 +80,7 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
         let epoch_now = *epoch.borrow_and_update();
         let term = now.is_leader.then_some((now.term, epoch_now));
         if current.as_ref().map(|(term, _)| *term) != term {
+            let held = current.as_ref().map(|((term, _), _)| *term);
             if let Some(((term, _), duties)) = current.take() {
                 tracing::info!(term, "duties of the leader end");
                 let stopped = duties.stop_and_wait(STOP_MAX).await;
@@ -90,10 +91,14 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
                 context.duties.timers.end();
                 context.duties.autopilot.forget();
             }
+            let elected = held != term.map(|(term, _)| term);
             if let Some(term) = term {
                 tracing::info!(term = term.0, epoch = term.1, "duties of the leader begin");
                 let duties = tasks.child();
-                duties.spawn_until_stop("leader duties", begin(context.clone(), duties.clone()));
+                duties.spawn_until_stop(
+                    "leader duties",
+                    begin(context.clone(), duties.clone(), elected),
+                );
                 current = Some((term, duties));
             }
         }
@@ -112,13 +117,13 @@ pub(crate) async fn run(context: Context, tasks: Tasks) {
 }
 
 /// Starts the duties once the leader has applied what it was elected with.
-async fn begin(context: Context, tasks: Tasks) {
+async fn begin(context: Context, tasks: Tasks, elected: bool) {
     while let Err(error) = context.consensus.read_index().await {
         tracing::debug!(%error, "leader not ready for its duties");
         sleep(BARRIER_PAUSE).await;
     }
     let state = context.consensus.state();
-    if let Some(left) = state.restoring() {
+    if let Some(left) = state.restoring().filter(|_| elected) {
         // Whoever sent its pieces led before us.
         let abort = Command::RestoreAbortV1(left);
         if let Err(error) = context.propose("restore", abort, ABORT_MAX).await {

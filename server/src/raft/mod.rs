@@ -122,6 +122,8 @@ struct Node {
     changes: Semaphore,
     /// One restore at a time.
     restores: Arc<Semaphore>,
+    /// See [`restore::ARCHIVES_MAX`].
+    archives: Arc<Semaphore>,
     clock: Clock,
     stepping: Stepping,
     tasks: Tasks,
@@ -235,6 +237,7 @@ impl Raft {
             ready_at,
             changes: Semaphore::new(1),
             restores: Arc::new(Semaphore::new(1)),
+            archives: Arc::new(Semaphore::new(restore::ARCHIVES_MAX)),
             clock,
             stepping,
             tasks,

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use model::command::{
     Command, Outcome, RESTORE_CHUNK_BYTES_MAX, RestoreChunkV1, RestoreCommitV1, RestoreId,
-    STATE_VERSION,
 };
 use model::rpc::RpcError;
 use model::seam::ByteStream;
@@ -39,6 +38,8 @@ const MESSAGE_BYTES: usize = 256 << 10;
 const MESSAGES_AHEAD: usize = 4;
 /// Bytes that an archive may have: what it unfolds to is limited to this too.
 const ARCHIVE_BYTES_MAX: u64 = STAGE_BYTES_MAX;
+/// Archives that are made at once: each keeps a state alive and a thread busy.
+pub(super) const ARCHIVES_MAX: usize = 4;
 /// Pieces that wait to be proposed.
 const PIECES_AHEAD: usize = 2;
 /// Time for one piece to be committed.
@@ -57,12 +58,13 @@ struct Spooled {
 impl Node {
     /// See [`crate::consensus::Consensus::archive`].
     pub(super) fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError> {
+        let permit = Arc::clone(&self.archives).try_acquire_owned().map_err(|_| RpcError::Busy)?;
         let state = self.published.state();
         let (index, applied) = (state.applied(), self.published.applied());
-        let (term, membership) = {
+        let term = applied.map_or(0, |id| id.leader_id.term);
+        let membership = {
             let metrics = self.core.metrics();
-            let metrics = metrics.borrow_watched();
-            (metrics.current_term, metrics.membership_config.as_ref().clone())
+            metrics.borrow_watched().membership_config.as_ref().clone()
         };
         let (configuration_index, servers) = self.servers();
         let described = servers.into_iter().map(|server| archive::Server {
@@ -82,7 +84,7 @@ impl Node {
         };
         let meta = SnapshotMeta { last_log_id: applied, last_membership: membership };
         let write = move |out: &mut dyn Write| archive::write(out, description, &meta, &state);
-        Ok((index, written(self.stepping, write)?))
+        Ok((index, written(self.stepping, permit, write)?))
     }
 
     /// See [`crate::consensus::Consensus::restore`].
@@ -122,7 +124,9 @@ impl Node {
             file = written
                 .map_err(|cause| RpcError::Broken(format!("no room for the archive: {cause}")))?;
         }
-        let checked = off(stepping, move || check(file)).await?;
+        // What any server of the cluster might not know must not reach it.
+        let known = self.published.state().version();
+        let checked = off(stepping, move || check(file, known)).await?;
         checked.map_err(|cause| rejected(cause.to_string()))
     }
 
@@ -214,8 +218,9 @@ fn unnamed(directory: Option<&Path>) -> io::Result<File> {
     }
 }
 
-/// Reads the whole archive as the restore will, and tries it out.
-fn check(mut file: File) -> Result<Spooled, ArchiveError> {
+/// Reads the whole archive as the restore will, and tries it out. `known`: the state version that
+/// all servers know.
+fn check(mut file: File, known: u32) -> Result<Spooled, ArchiveError> {
     let unreadable = |cause: io::Error| ArchiveError::Content(cause.to_string());
     file.rewind().map_err(unreadable)?;
     let (mut loader, mut sha256, mut length) = (Loader::new(), Sha256::new(), 0_u64);
@@ -232,9 +237,9 @@ fn check(mut file: File) -> Result<Spooled, ArchiveError> {
     })?;
     let state = loader.finish().map_err(|cause| ArchiveError::Content(cause.to_string()))?;
     state.verify().map_err(ArchiveError::Content)?;
-    if state.version() > STATE_VERSION {
+    if state.version() > known {
         let text = format!(
-            "it was written by a newer release (state version {}, this one knows {STATE_VERSION})",
+            "it needs state version {}, and this cluster is at {known}: upgrade all servers first",
             state.version()
         );
         return Err(ArchiveError::Content(text));
@@ -285,17 +290,17 @@ fn pieces(stepping: Stepping, file: File) -> Result<ByteStream, RpcError> {
     let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
     let work = move || {
         let cut = cut(&file, |piece| sender.blocking_send(Ok(piece)).is_ok());
-        if let Err(cause) = cut {
-            let _ = sender.blocking_send(Err(broken(cause)));
-        }
+        let _ = sender.blocking_send(cut.map(|()| Bytes::new()).map_err(broken));
     };
     on_thread("raft-restore", work)?;
     Ok(received(pieces))
 }
 
-/// What the work writes, as a stream: made on a thread a little ahead of its reader.
+/// What the work writes, as a stream: made on a thread a little ahead of its reader. The permit is
+/// given back when both are done with it.
 fn written(
     stepping: Stepping,
+    permit: OwnedSemaphorePermit,
     work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
 ) -> Result<ByteStream, RpcError> {
     let failed = |cause: io::Error| RpcError::Broken(format!("cannot write the archive: {cause}"));
@@ -308,9 +313,9 @@ fn written(
     on_thread("raft-archive", move || {
         let mut out = Messages { sender, message: Vec::with_capacity(MESSAGE_BYTES) };
         let done = work(&mut out).and_then(|()| out.flush());
-        if let Err(cause) = done {
-            let _ = out.sender.blocking_send(Err(failed(cause)));
-        }
+        let last = done.map(|()| Bytes::new()).map_err(failed);
+        let _ = out.sender.blocking_send(last);
+        drop(permit);
     })?;
     Ok(received(messages))
 }
@@ -320,10 +325,16 @@ fn on_thread(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result
     spawned.map(drop).map_err(|cause| RpcError::Broken(format!("cannot start {name}: {cause}")))
 }
 
+/// An empty message is the end. Without it the thread was lost, and what came is no whole.
 fn received(messages: mpsc::Receiver<Result<Bytes, RpcError>>) -> ByteStream {
-    Box::pin(stream::unfold(messages, |mut messages| async {
-        let message = messages.recv().await?;
-        Some((message, messages))
+    Box::pin(stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        match messages.recv().await {
+            Some(Ok(message)) if message.is_empty() => None,
+            Some(Ok(message)) => Some((Ok(message), Some(messages))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => Some((Err(RpcError::Broken("the archive breaks off".to_owned())), None)),
+        }
     }))
 }
 

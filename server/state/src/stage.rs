@@ -206,9 +206,9 @@ impl State {
         self.stage.take_if(|stage| stage.id == id);
     }
 
-    /// Drops a stage whose sender is gone.
-    pub(crate) fn expire_stage(&mut self) {
+    /// Drops a stage whose sender is gone, and says which.
+    pub(crate) fn expire_stage(&mut self) -> Option<RestoreId> {
         let now_ms = self.cluster_time_ms;
-        self.stage.take_if(|stage| stage.is_over(now_ms));
+        self.stage.take_if(|stage| stage.is_over(now_ms)).map(|stage| stage.id)
     }
 }

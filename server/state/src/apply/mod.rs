@@ -39,7 +39,7 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     // Cluster time never goes back, whatever a leader stamps.
     state.cluster_time_ms = state.cluster_time_ms.max(envelope.cluster_time_ms);
     state.retries.expire(state.cluster_time_ms);
-    state.expire_stage();
+    let expired = state.expire_stage();
 
     let verdict = match &envelope.retry {
         None => Verdict::Apply,
@@ -60,6 +60,9 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     hash.number(index.0);
     hash.number(state.cluster_time_ms);
     hash.outcome(&outcome);
+    if let Some(id) = expired {
+        hash.bytes(&id.0);
+    }
     for change in &changes {
         hash.change(&change.namespace, change);
     }
@@ -67,6 +70,7 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
         Command::StateVersionV1(_) | Command::AutopilotV1(_) => cluster::hash(state, &mut hash),
         Command::RestoreChunkV1(chunk) => hash.bytes(&chunk.bytes),
         Command::RestoreCommitV1(commit) => hash.bytes(&commit.sha256),
+        Command::RestoreAbortV1(id) => hash.bytes(&id.0),
         _ => {}
     }
     state.hash = hash.value();
