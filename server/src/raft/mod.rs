@@ -13,12 +13,13 @@
 //! | `transport`, `network`, `inbound` | messages out and in |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
-//! | `membership` | who belongs |
+//! | `membership`, `handover` | who belongs; leadership in other hands |
 //! | `consensus` | the seam to the rest of the server |
 
 mod consensus;
 mod errors;
 mod fault;
+mod handover;
 mod inbound;
 mod leadership;
 mod log;
