@@ -8,8 +8,8 @@ use std::time::Duration;
 use model::command::Rejection;
 use model::rpc::{RaftServer, RpcError};
 use model::{Name, NodeId};
-use openraft::async_runtime::WatchReceiver as _;
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
 
 use super::Node;
 use super::errors;
