@@ -262,12 +262,12 @@ impl Drop for Muster {
 /// Three servers that have a leader, on addresses 1 to 3 of a network of their own.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// The servers. First, so that a failed test shows their logs before they are deleted.
+    pub(crate) servers: Vec<Muster>,
     /// Their data and logs.
     pub(crate) dir: tempfile::TempDir,
     /// Their network.
     pub(crate) network: Network,
-    /// The servers.
-    pub(crate) servers: Vec<Muster>,
 }
 
 impl Cluster {

@@ -9,6 +9,7 @@ use model::rpc::{Answer, Request, RpcError};
 use model::seam::{BoxFuture, ByteStream};
 use model::wire::{self, Kind};
 use net::{Channel, Handler, Limits, NetError, Peer, Role, method};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::backend::no_streams;
@@ -87,6 +88,10 @@ impl Shared {
 }
 
 impl Handler for RpcHandler {
+    fn threads(&self, channel: Channel) -> Option<Handle> {
+        (channel != Channel::Rpc).then(|| self.raft.threads(channel)).flatten()
+    }
+
     fn call(
         &self,
         peer: &Peer,

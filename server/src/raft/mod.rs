@@ -11,6 +11,7 @@
 //! | `machine` | apply, publish, wake, answer |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
+//! | `lane` | threads of Raft's own |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
 //! | `membership`, `handover` | who belongs; leadership in other hands |
@@ -21,6 +22,7 @@ mod errors;
 mod fault;
 mod handover;
 mod inbound;
+mod lane;
 mod leadership;
 mod log;
 mod machine;
@@ -52,6 +54,7 @@ use tokio::sync::{Semaphore, watch};
 use self::fault::OnFault;
 pub use self::fault::StartError;
 use self::inbound::{Contact, Inbound};
+use self::lane::Lane;
 use self::log::{Disk, LogHandle, LogStore, Stepping};
 use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
@@ -160,11 +163,20 @@ impl Raft {
         let bounds = log.bounds();
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;
+        let lane = match stepping {
+            Stepping::Inline => None,
+            Stepping::Threads => {
+                Some(Lane::open().map_err(|cause| StartError::Raft(cause.to_string()))?)
+            }
+        };
         let addresses = Addresses::default();
         let network = Network { transport, stepping, addresses: addresses.clone() };
-        let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
-            .await
-            .map_err(|cause| StartError::Raft(cause.to_string()))?;
+        let core = Core::new(RaftId(config.node_id), settings, network, store, machine);
+        let core = match &lane {
+            Some(lane) => lane.run(&tasks, core).await.ok_or_else(stopped)?,
+            None => core.await,
+        };
+        let core = core.map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
             raft: core.clone(),
@@ -174,6 +186,7 @@ impl Raft {
             mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
             stepping,
             receptions: Arc::new(AtomicU64::new(0)),
+            lane,
         };
         let stamping = Stamping {
             raft: core.clone(),
@@ -230,6 +243,10 @@ impl Node {
             && metrics.current_term == 0
             && metrics.membership_config.nodes().next().is_none()
     }
+}
+
+fn stopped() -> StartError {
+    StartError::Raft("stopped while it started".to_owned())
 }
 
 struct Opened {
