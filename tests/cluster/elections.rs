@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::ground::Ground;
 use crate::support::process::Cluster;
-use crate::support::{Network, http, now, thread};
+use crate::support::{Network, http, now, thread, within};
 
 /// Load, when nothing else is asked for.
 const SECONDS: u64 = 18;
@@ -61,6 +62,47 @@ fn busy_processors_cause_no_election() {
     }
     assert_eq!(cluster.settled_term(), term, "an election");
     assert!(writes > 10, "only {writes} writes");
+}
+
+#[test]
+fn a_leader_that_cannot_commit_does_not_keep_five_servers_from_electing() {
+    // A thread of its own: it moves into another network.
+    thread(reach_too_few).join().expect("no panic");
+}
+
+/// Of five servers one is dead, and the leader reaches only one of the other three. These could
+/// elect, but that one hears the leader and so refuses, until the leader sees that it has no quorum.
+#[expect(clippy::print_stderr, reason = "says why a test is not done")]
+fn reach_too_few() {
+    let ground = match Ground::new(5) {
+        Ok(ground) => ground,
+        Err(why) => return eprintln!("links are not cut: no namespaces here: {why}"),
+    };
+    ground.enter();
+    let mut cluster =
+        Cluster::start_as(5, Network::apart(), |n, server| server.wrapped(ground.wrap(n)));
+    let term = cluster.settled_term();
+    let leader = cluster.leader();
+    let place = |k: usize| (leader + k) % 5;
+    cluster.servers[place(1)].kill();
+    let number = |server: usize| u8::try_from(server + 1).expect("few servers");
+    for far in [place(2), place(3)] {
+        ground.cut(number(leader), number(far));
+        ground.cut(number(far), number(leader));
+    }
+    let cut = now();
+    let address = cluster.servers[place(2)].address();
+    within(Duration::from_secs(20), "another leads", || match cluster.standing(place(2)) {
+        Some((its, _)) if its > term => {
+            let answer = http(&address, "PUT", "/v1/kv/k", b"v")?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+        }
+        seen => Err(format!("{seen:?}")),
+    });
+    eprintln!("elected past a leader that could not commit: {:?} after the cut", cut.elapsed());
+    ground.mend();
+    cluster.servers[place(1)].start();
+    cluster.settled_term();
 }
 
 /// Delays fsyncs of whoever it is loaded into by half a second while a file exists.
