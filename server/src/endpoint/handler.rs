@@ -10,6 +10,7 @@ use model::rpc::{Answer, Request, RpcError};
 use model::seam::{BoxFuture, ByteStream};
 use model::wire::{self, Kind};
 use net::{Channel, Handler, Limits, NetError, Peer, Role, method};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::peers::{message, read_message};
@@ -115,6 +116,10 @@ fn caller(role: Role) -> Caller {
 }
 
 impl Handler for RpcHandler {
+    fn threads(&self, channel: Channel) -> Option<Handle> {
+        (channel != Channel::Rpc).then(|| self.raft.threads(channel)).flatten()
+    }
+
     fn call(
         &self,
         peer: &Peer,

@@ -14,9 +14,11 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::storage::Snapshot;
 use rt::Clock;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::errors;
+use super::lane::Lane;
 use super::log::{LogHandle, Stepping};
 use super::machine::Machine;
 use super::mirror::{
@@ -75,6 +77,8 @@ pub(crate) struct Inbound {
     pub(crate) state_version: u32,
     /// Tells receptions of snapshots apart.
     pub(crate) receptions: Arc<AtomicU64>,
+    /// Where calls are answered; `None`: wherever they come in.
+    pub(super) lane: Option<Lane>,
 }
 
 impl Inbound {
@@ -247,6 +251,10 @@ where
 }
 
 impl net::Handler for Inbound {
+    fn threads(&self, _channel: Channel) -> Option<Handle> {
+        self.lane.as_ref().map(|lane| lane.handle().clone())
+    }
+
     fn call(
         &self,
         peer: &Peer,

@@ -1,5 +1,5 @@
 //! Who belongs to the cluster: servers are added as learners, become voters when the leader's
-//! autopilot says so, change addresses, are removed, and hand leadership over.
+//! autopilot says so, change addresses, are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use model::command::Rejection;
 use model::rpc::{RaftServer, RpcError};
 use model::{Name, NodeId};
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{ChangeMembers, Instant as _};
 
 use super::Node;
 use super::census;
@@ -24,9 +24,6 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two tries of a change that another one holds up.
 const RETRY_CHANGE: Duration = Duration::from_millis(20);
-
-/// Time in which a leader must be replaced when it hands over.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a server votes for good. A change from one set of voters to another goes by a joint
 /// configuration, in which both have to agree; if its leader is lost between the two, or waits for a
@@ -184,53 +181,5 @@ impl Node {
             (true, true) => self.change(ChangeMembers::RemoveVoters(gone)).await,
             (true, false) => self.change(ChangeMembers::RemoveNodes(gone)).await,
         }
-    }
-
-    /// See [`crate::consensus::Consensus::transfer`].
-    pub(super) async fn hand_over(&self, to: Option<NodeId>) -> Result<(), RpcError> {
-        self.must_lead()?;
-        let to = match to {
-            Some(to) => self.voter(RaftId(to))?,
-            None => self.successor()?,
-        };
-        let mut metrics = self.core.metrics();
-        self.core.trigger().transfer_leader(to).await.map_err(|e| errors::of_fatal(&e))?;
-        let us = RaftId(self.config.node_id);
-        let replaced = async {
-            loop {
-                let leader = metrics.borrow_and_update().current_leader;
-                if leader.is_some_and(|leader| leader != us) {
-                    return Ok(());
-                }
-                metrics.changed().await.map_err(|_| RpcError::Leaving)?;
-            }
-        };
-        let late = || RpcError::Broken(format!("server {to} did not take over leadership in time"));
-        tokio::time::timeout(TRANSFER_TIMEOUT, replaced).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    fn voter(&self, id: RaftId) -> Result<RaftId, RpcError> {
-        let metrics = self.core.metrics();
-        let metrics = metrics.borrow_watched();
-        if id != metrics.id && metrics.membership_config.voter_ids().any(|voter| voter == id) {
-            return Ok(id);
-        }
-        Err(rejected(format!("server {id} is not another voter of this cluster")))
-    }
-
-    /// The other voter whose log is closest to ours, of those that answer: on a quiet cluster one that
-    /// has just died is as close as the others, and a transfer cannot be taken back.
-    fn successor(&self) -> Result<RaftId, RpcError> {
-        let metrics = self.core.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched = |id: &RaftId| metrics.replication.as_ref()?.get(id).copied().flatten();
-        let answers = |id: &RaftId| {
-            let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(id)?.as_ref());
-            acked.is_some_and(|acked| acked.elapsed() < self.timing.election_max())
-        };
-        let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
-        others
-            .max_by_key(|id| (answers(id), matched(id)))
-            .ok_or_else(|| rejected("there is no other voter to take over leadership".to_owned()))
     }
 }

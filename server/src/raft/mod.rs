@@ -12,9 +12,10 @@
 //! | `recovery` | `peers.json`: going on after a majority is lost |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
+//! | `lane` | threads of Raft's own |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
-//! | `membership` | who belongs |
+//! | `membership`, `handover` | who belongs; leadership in other hands |
 //! | `restore` | archives out, and back in |
 //! | `census` | what each server says about itself; which commands all of them know |
 //! | `consensus` | the seam to the rest of the server |
@@ -23,7 +24,9 @@ mod census;
 mod consensus;
 mod errors;
 mod fault;
+mod handover;
 mod inbound;
+mod lane;
 mod leadership;
 mod log;
 mod machine;
@@ -59,6 +62,7 @@ use self::census::{Asking, Gate};
 use self::fault::OnFault;
 pub use self::fault::StartError;
 use self::inbound::{Contact, Inbound};
+use self::lane::Lane;
 use self::log::{Disk, LogHandle, LogStore, Stepping};
 use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
@@ -182,12 +186,21 @@ impl Raft {
         let bounds = log.bounds();
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;
+        let lane = match stepping {
+            Stepping::Inline => None,
+            Stepping::Threads => {
+                Some(Lane::open().map_err(|cause| StartError::Raft(cause.to_string()))?)
+            }
+        };
         let addresses = Addresses::default();
         let network =
             Network { transport: Arc::clone(&transport), stepping, addresses: addresses.clone() };
-        let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
-            .await
-            .map_err(|cause| StartError::Raft(cause.to_string()))?;
+        let core = Core::new(RaftId(config.node_id), settings, network, store, machine);
+        let core = match &lane {
+            Some(lane) => lane.run(&tasks, core).await.ok_or_else(stopped)?,
+            None => core.await,
+        };
+        let core = core.map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
             raft: core.clone(),
@@ -199,6 +212,7 @@ impl Raft {
             stepping,
             state_version: STATE_VERSION,
             receptions: Arc::new(AtomicU64::new(0)),
+            lane,
         };
         let stamping = Stamping {
             raft: core.clone(),
@@ -276,6 +290,10 @@ impl Node {
             && metrics.current_term == 0
             && metrics.membership_config.nodes().next().is_none()
     }
+}
+
+fn stopped() -> StartError {
+    StartError::Raft("stopped while it started".to_owned())
 }
 
 struct Opened {
