@@ -52,12 +52,15 @@ pub enum StoreError {
     },
     /// A later release wrote the file.
     #[error(
-        "{path} has version {found} and was written by a later release; this is {release}, which \
-         reads version {VERSION}: run the later release", path = path.display(), release = model::MUSTER_VERSION
+        "{path} has version {found} and was written by a later release ({release}); this is {ours}, \
+         which reads version {VERSION}: run that release or a later one",
+        path = path.display(), ours = model::MUSTER_VERSION
     )]
     Newer {
         /// The file.
         path: PathBuf,
+        /// Who wrote it.
+        release: String,
         /// Version found.
         found: u32,
     },
@@ -177,7 +180,16 @@ pub(crate) struct OpenStore {
 }
 
 impl OpenStore {
+    /// redb may panic on a file that was damaged from outside, when it opens or when it reads it.
     fn open(path: PathBuf) -> Result<(Self, Loaded), StoreError> {
+        let shown = path.clone();
+        rt::panic_as_error(|| Self::open_file(path)).unwrap_or_else(|panic| {
+            let what = format!("its structure makes no sense: {panic}");
+            Err(StoreError::Damaged { path: shown, what })
+        })
+    }
+
+    fn open_file(path: PathBuf) -> Result<(Self, Loaded), StoreError> {
         let open_error = |cause: redb::Error| match cause {
             redb::Error::Corrupted(what) => StoreError::Damaged { path: path.clone(), what },
             cause => StoreError::Open { path: path.clone(), cause: Arc::new(cause) },
@@ -189,7 +201,10 @@ impl OpenStore {
         }
         let database = builder().open(&path).map_err(|cause| match cause {
             redb::DatabaseError::Storage(redb::StorageError::Io(cause))
-                if cause.kind() == std::io::ErrorKind::InvalidData =>
+                if matches!(
+                    cause.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                ) =>
             {
                 StoreError::Damaged { path: path.clone(), what: cause.to_string() }
             }
@@ -218,7 +233,12 @@ impl OpenStore {
             .map(u32::from_le_bytes)
             .ok_or_else(|| damaged("it has no version".into()))?;
         if version > VERSION {
-            return Err(StoreError::Newer { path: self.path.clone(), found: version });
+            let release = meta.get("release").map_err(|cause| failed(cause.into()))?;
+            let release = release.map_or_else(
+                || "unnamed".to_owned(),
+                |found| String::from_utf8_lossy(found.value()).escape_debug().to_string(),
+            );
+            return Err(StoreError::Newer { path: self.path.clone(), release, found: version });
         }
         let table = |definition: TableDefinition<&str, &[u8]>| -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
             let table = read.open_table(definition)?;
@@ -362,6 +382,7 @@ fn create(path: &Path) -> Result<(), redb::Error> {
         let mut meta = write.open_table(META)?;
         meta.insert("magic", MAGIC)?;
         meta.insert("version", VERSION.to_le_bytes().as_slice())?;
+        meta.insert("release", model::MUSTER_VERSION.as_bytes())?;
         write.open_table(SERVICES)?;
         write.open_table(CHECKS)?;
         write.open_table(TTL)?;

@@ -37,6 +37,7 @@ async fn another_programs_file_and_a_later_version_are_refused() {
     set("version", &2_u32.to_le_bytes());
     let text = opened(&path).await.expect_err("later").to_string();
     assert!(text.contains("has version 2 and was written by a later release"), "{text}");
+    assert!(text.contains(model::MUSTER_VERSION), "{text}");
     set("magic", b"other");
     let text = opened(&path).await.expect_err("foreign").to_string();
     assert!(text.contains("another program's file"), "{text}");
@@ -61,4 +62,41 @@ async fn a_damaged_record_is_refused() {
     let text = opened(&path).await.expect_err("damaged").to_string();
     assert!(text.contains("TTL of c: checksum"), "{text}");
     assert!(text.contains("move the file away"), "{text}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_refused_or_harmless() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("local.redb");
+    opened(&path).await.expect("created");
+    {
+        let database = Database::open(&path).expect("opens");
+        let write = database.begin_write().expect("begins");
+        for n in 0..50 {
+            let output = format!("fine {n}");
+            let record = TtlRecord { status: Status::Passing, output, expires_wall_ms: n };
+            let (key, bytes) = (format!("c{n}"), encode(&record));
+            write.open_table(TTL).expect("there").insert(&*key, bytes.as_slice()).expect("set");
+        }
+        write.commit().expect("committed");
+    }
+    let good = opened(&path).await.expect("whole").ttl;
+    let whole = std::fs::read(&path).expect("it is there");
+    let header = (0..512).step_by(7);
+    let pages = (0..whole.len()).step_by(4_096).map(|at| (at + at / 4_096 % 512) * 8 + at / 4_096 % 8);
+    let mut refused = 0;
+    for bit in header.chain(pages) {
+        let mut bad = whole.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &bad).expect("written");
+        match opened(&path).await {
+            Ok(loaded) => assert_eq!(loaded.ttl, good, "bit {bit}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("local.redb") && !text.contains('\n'), "{text}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 10, "only {refused} were refused");
 }
