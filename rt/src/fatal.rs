@@ -23,11 +23,9 @@ pub fn fatal(what: &str, place: &str, remedy: &str) -> ! {
 pub fn fatal_on_panic<T>(place: &str, work: impl FnOnce() -> T) -> T {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(value) => value,
-        Err(panic) => fatal(
-            &text(&*panic),
-            place,
-            "this is a defect: keep the data directory and report it",
-        ),
+        Err(panic) => {
+            fatal(&text(&*panic), place, "this is a defect: keep the data directory and report it")
+        }
     }
 }
 

@@ -61,8 +61,32 @@ fn settings(given: &Given, rng: &Rng) -> Result<(Settings, Option<File>), String
         lock = dir.map(|dir: &Path| data_dir::lock(dir)).transpose()?;
         data_dir::node_id(dir, configured, || NodeId::from_random(rng.bytes16()))
     };
-    let settings = config::build(&tree, given.is("dev"), &Machine::here()?, identity)?;
+    let mut settings = config::build(&tree, given.is("dev"), &Machine::here()?, identity)?;
+    if let Some(dir) = dir.filter(|_| settings.server.is_some()) {
+        wait_after_reset(&mut settings, dir)?;
+    }
     Ok((settings, lock))
+}
+
+/// A server that was reset has no data of its own and may not use its former id.
+fn wait_after_reset(settings: &mut Settings, dir: &Path) -> Result<(), String> {
+    let retired = server::raft::retired(dir).map_err(|error| error.to_string())?;
+    let Some(retired) = retired else { return Ok(()) };
+    let id = settings.agent.node_id;
+    if retired.contains(&id) {
+        return Err(format!(
+            "node_id {id} was retired when this server's Raft log was reset: its vote is lost with \
+             the log, so it can never vote again; remove node_id from the settings, or name a new one"
+        ));
+    }
+    if settings.wait_to_be_added() {
+        settings.warnings.push(
+            "bootstrap and bootstrap_expect are ignored: this server's Raft log was once reset, so \
+             it waits for the leader to add it"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 /// The table of addresses that a started agent prints.

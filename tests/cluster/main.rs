@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod damage;
+mod disk;
 mod form;
 mod leave;
 mod refuse;

@@ -42,6 +42,8 @@ pub(crate) fn cli_with(variables: &[(&str, &str)], args: &[&str]) -> (i32, Strin
 pub(crate) struct Muster {
     child: Option<Child>,
     args: Vec<String>,
+    /// Further variables of its environment.
+    pub(crate) variables: Vec<(String, String)>,
     /// Its address.
     pub(crate) ip: String,
     /// Where its output goes.
@@ -89,7 +91,8 @@ impl Muster {
 
     /// A process that is not started yet.
     pub(crate) fn prepare(dir: &Path, ip: &str, name: &str, args: Vec<String>) -> Self {
-        Self { child: None, args, ip: ip.to_owned(), log: dir.join(format!("{name}.log")) }
+        let log = dir.join(format!("{name}.log"));
+        Self { child: None, args, variables: Vec::new(), ip: ip.to_owned(), log }
     }
 
     /// Starts it, again after a stop with the same arguments.
@@ -99,6 +102,7 @@ impl Muster {
         let child = Command::new(program())
             .arg("agent")
             .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -16,16 +16,18 @@ use rt::Clock;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::errors;
+use super::fault::OnFault;
 use super::log::Stepping;
-use super::machine::Machine;
+use super::machine::{Machine, Published};
 use super::mirror::{
-    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotOpenV1, StreamAppendedV1, TransferV1,
-    TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+    AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, SnapshotInstalledV1, SnapshotOpenV1,
+    StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
+    read_message,
 };
 use super::snapshot::{Incoming, Shelf};
 use super::transport::method;
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::{agreement, errors};
 
 /// When the leader was last heard.
 #[derive(Clone)]
@@ -64,6 +66,8 @@ impl Contact {
 pub(crate) struct Inbound {
     pub(crate) raft: Raft<TypeConfig, Machine>,
     pub(crate) shelf: Shelf,
+    pub(crate) published: Arc<Published>,
+    pub(crate) on_fault: OnFault,
     pub(crate) contact: Contact,
     pub(crate) clock: Clock,
     /// Votes are not given before: this server may have promised a leader its lease just before it
@@ -107,6 +111,12 @@ impl Inbound {
                 let request: TransferV1 = read(&body)?;
                 let answer = self.raft.handle_transfer_leader(request.into()).await;
                 Ok(message(&TransferredV1::from(&answer.map_err(refused)?)))
+            }
+            method::CHECKPOINTS => Ok(message(&CheckpointsV1::from(self.published.checkpoints()))),
+            method::DIFFERENCE => {
+                let difference: DifferenceV1 = read(&body)?;
+                agreement::hear(&difference, &self.published, &self.on_fault);
+                Ok(message(&()))
             }
             method => Err(NetError::unknown_method(Channel::RaftControl, method)),
         }

@@ -17,6 +17,7 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::{Checkpoint, KEPT_MAX};
 use super::types::{
     Entry, LogId, Membership, Payload, RaftId, RaftNode, SnapshotMeta, StoredMembership,
     TypeConfig, Vote, log_id,
@@ -114,6 +115,26 @@ pub(crate) struct AppendV1 {
     leader_commit: Option<LogIdV1>,
 }
 
+/// Hashes of the state, by log index, oldest first.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CheckpointsV1 {
+    checkpoints: Vec<(u64, u64)>,
+}
+
+/// A server's state has another hash than those of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DifferenceV1 {
+    pub(crate) index: u64,
+    /// The hash of the others.
+    pub(crate) hash: u64,
+    /// Voters that have it.
+    pub(crate) agreeing: u32,
+    /// Voters in all.
+    pub(crate) voters: u32,
+    /// Whether those are a majority.
+    pub(crate) decided: bool,
+}
+
 /// Answer to one append of a stream.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum StreamAppendedV1 {
@@ -166,6 +187,19 @@ pub(crate) fn message<T: Serialize>(value: &T) -> Bytes {
 /// The mirror in these message bytes.
 pub(crate) fn read_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MirrorError> {
     Ok(wire::decode(Kind::RaftMessage, bytes, MESSAGE_BYTES_MAX)?)
+}
+
+impl From<Vec<Checkpoint>> for CheckpointsV1 {
+    fn from(list: Vec<Checkpoint>) -> Self {
+        Self { checkpoints: list.into_iter().map(|one| (one.index, one.hash)).collect() }
+    }
+}
+
+impl From<CheckpointsV1> for Vec<Checkpoint> {
+    fn from(list: CheckpointsV1) -> Self {
+        let list = list.checkpoints.into_iter().take(KEPT_MAX);
+        list.map(|(index, hash)| Checkpoint { index, hash }).collect()
+    }
 }
 
 impl From<&LogId> for LogIdV1 {

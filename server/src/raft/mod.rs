@@ -9,13 +9,18 @@
 //! | `log/` | the log store: memory tail, one writer thread, witness of the last commit |
 //! | `snapshot/` | the snapshot format and the shelf |
 //! | `machine` | apply, publish, wake, answer |
+//! | `checkpoint`, `agreement` | whether replicas are still equal; the odd one out stops |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
+//! | `space` | refuses writes before the disk is full |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
 //! | `membership` | who belongs |
+//! | `reset` | a damaged log is moved aside, and the server comes back as a new one |
 //! | `consensus` | the seam to the rest of the server |
 
+mod agreement;
+mod checkpoint;
 mod consensus;
 mod errors;
 mod fault;
@@ -28,7 +33,9 @@ mod mirror;
 mod network;
 mod policy;
 mod proposer;
+mod reset;
 mod snapshot;
+mod space;
 mod timing;
 mod transport;
 mod types;
@@ -48,6 +55,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use rt::{Clock, Rng, Tasks};
 use tokio::sync::{Semaphore, watch};
 
+use self::agreement::Agreement;
 use self::fault::OnFault;
 pub use self::fault::StartError;
 use self::inbound::{Contact, Inbound};
@@ -55,7 +63,9 @@ use self::log::{Disk, LogHandle, LogStore, Stepping};
 use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
 use self::proposer::{Proposer, Stamping};
+pub use self::reset::{ResetDone, ResetError, reset, retired};
 use self::snapshot::Shelf;
+use self::space::Space;
 use self::timing::Timing;
 use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
@@ -78,6 +88,8 @@ pub struct RaftConfig {
     pub multiplier: u32,
     /// Log entries after which a snapshot is taken.
     pub snapshot_threshold: u64,
+    /// Bytes that stay free on the disk; 0: none.
+    pub disk_reserve: u64,
 }
 
 /// What a simulation or a test replaces.
@@ -160,7 +172,8 @@ impl Raft {
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;
         let addresses = Addresses::default();
-        let network = Network { transport, stepping, addresses: addresses.clone() };
+        let network =
+            Network { transport: Arc::clone(&transport), stepping, addresses: addresses.clone() };
         let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
             .await
             .map_err(|cause| StartError::Raft(cause.to_string()))?;
@@ -168,6 +181,8 @@ impl Raft {
         let inbound = Inbound {
             raft: core.clone(),
             shelf,
+            published: Arc::clone(&published),
+            on_fault: on_fault.clone(),
             contact: contact.clone(),
             clock: clock.clone(),
             mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
@@ -180,9 +195,18 @@ impl Raft {
             clock: clock.clone(),
             patience: timing.read_timeout(),
         };
-        let proposer = Proposer::start(stamping, &tasks);
+        let space = Space::watch(config.data_dir.as_deref(), config.disk_reserve, &tasks);
+        let proposer = Proposer::start(stamping, space, &tasks);
         let leadership =
             leadership::start(core.clone(), timing, contact.clone(), addresses, &tasks);
+        let comparing = Agreement {
+            core: core.clone(),
+            published: Arc::clone(&published),
+            transport,
+            on_fault: on_fault.clone(),
+            us: RaftId(config.node_id),
+        };
+        agreement::start(comparing, &tasks);
         upkeep::start(&core, &published, &log, config.snapshot_threshold, on_fault, &tasks);
         let node = Node {
             core,
@@ -239,6 +263,24 @@ struct Opened {
     published: Arc<Published>,
 }
 
+/// A log that begins behind the newest snapshot lacks entries: openraft would take an empty state for
+/// the purged entries' result.
+fn must_meet(
+    purged: Option<LogId>,
+    covered: Option<LogId>,
+    data_dir: Option<&Path>,
+) -> Result<(), StartError> {
+    match purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
+        None => Ok(()),
+        Some(purged) => {
+            let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
+            let what =
+                format!("no snapshot reaches log entry {}, where the log begins", purged.index);
+            Err(StartError::damaged(&place.join("snapshots"), what))
+        }
+    }
+}
+
 fn open_storage(
     disk: Disk,
     data_dir: Option<&Path>,
@@ -250,13 +292,7 @@ fn open_storage(
     let (store, log) = LogStore::open(disk, owner, stepping, on_fault, tasks)?;
     let (shelf, loaded) = Shelf::open(data_dir)?;
     let covered = loaded.as_ref().and_then(|(meta, _)| meta.last_log_id);
-    let purged = log.bounds().last_purged_log_id;
-    // openraft would take an empty state for the purged entries' result.
-    if let Some(purged) = purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
-        let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
-        let what = format!("no snapshot reaches log entry {}, where the log begins", purged.index);
-        return Err(StartError::damaged(&place.join("snapshots"), what));
-    }
+    must_meet(log.bounds().last_purged_log_id, covered, data_dir)?;
     let (machine, published) = Machine::new(shelf.clone(), loaded, stepping);
     Ok(Opened { store, log, shelf, machine, published })
 }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::errors;
 use super::machine::{Machine, Published};
 use super::mirror::ENTRY_BYTES_MAX;
+use super::space::Space;
 use super::types::{Payload, TypeConfig};
 use crate::consensus::Proposal;
 
@@ -81,6 +82,7 @@ struct Pending {
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Pending>,
     admission: Admission,
+    space: Space,
 }
 
 /// What the stamping task works with.
@@ -94,15 +96,16 @@ pub(crate) struct Stamping {
 
 impl Proposer {
     /// Starts the stamping task.
-    pub(crate) fn start(stamping: Stamping, tasks: &rt::Tasks) -> Self {
+    pub(crate) fn start(stamping: Stamping, space: Space, tasks: &rt::Tasks) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         tasks.spawn_until_stop("raft proposer", run(stamping, pending));
-        Self { queue, admission: Admission::default() }
+        Self { queue, admission: Admission::default(), space }
     }
 
     /// Proposes and waits until the command is applied here.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Applied {
         let Proposal { namespace, retry, actor, reason, command } = proposal;
+        self.space.admit(&command)?;
         let admitted = self.admission.admit(bytes_of(&command)).ok_or(RpcError::Busy)?;
         let (cluster_time_ms, wall_ms) = (0, 0);
         let envelope =

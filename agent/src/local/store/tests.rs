@@ -83,7 +83,8 @@ async fn a_flipped_bit_is_refused_or_harmless() {
     let good = opened(&path).await.expect("whole").ttl;
     let whole = std::fs::read(&path).expect("it is there");
     let header = (0..512).step_by(7);
-    let pages = (0..whole.len()).step_by(4_096).map(|at| (at + at / 4_096 % 512) * 8 + at / 4_096 % 8);
+    let pages =
+        (0..whole.len()).step_by(4_096).map(|at| (at + at / 4_096 % 512) * 8 + at / 4_096 % 8);
     let mut refused = 0;
     for bit in header.chain(pages) {
         let mut bad = whole.clone();

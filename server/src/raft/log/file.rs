@@ -285,13 +285,18 @@ fn unreadable<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> StartError {
     move |cause| StartError::damaged(path, cause.into())
 }
 
+/// Value of row `format`.
+pub(super) fn format_row(format: u32, release: &str, owner: NodeId) -> Vec<u8> {
+    let row = FormatV1 { format, release: release.to_owned(), owner };
+    record::seal(meta::FORMAT.as_bytes(), &row)
+}
+
 fn initialise(db: &Database, path: &Path, owner: NodeId) -> Result<(), StartError> {
-    let format = FormatV1 { format: FORMAT, release: env!("CARGO_PKG_VERSION").to_owned(), owner };
     let transaction = db.begin_write().map_err(unreadable(path))?;
     {
         transaction.open_table(LOG).map_err(unreadable(path))?;
         let mut table = transaction.open_table(META).map_err(unreadable(path))?;
-        let format = record::seal(meta::FORMAT.as_bytes(), &format);
+        let format = format_row(FORMAT, env!("CARGO_PKG_VERSION"), owner);
         table.insert(meta::FORMAT, format.as_slice()).map_err(unreadable(path))?;
         let sequence = record::seal(meta::SEQUENCE.as_bytes(), &1_u64);
         table.insert(meta::SEQUENCE, sequence.as_slice()).map_err(unreadable(path))?;
