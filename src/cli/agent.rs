@@ -56,37 +56,25 @@ fn settings(given: &Given, rng: &Rng) -> Result<(Settings, Option<File>), String
     let tree = config::load(given)?;
     let dir = tree.text("data_dir").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let dir = dir.as_deref();
-    let mut lock = None;
+    let (mut lock, mut was_reset) = (None, false);
     let identity = |configured: Option<&str>| {
         lock = dir.map(|dir: &Path| data_dir::lock(dir)).transpose()?;
-        data_dir::node_id(dir, configured, || NodeId::from_random(rng.bytes16()))
+        let retired = dir.map(server::raft::retired).transpose();
+        let retired = retired.map_err(|error| error.to_string())?.flatten();
+        was_reset = retired.is_some();
+        let fresh = || NodeId::from_random(rng.bytes16());
+        data_dir::node_id(dir, configured, &retired.unwrap_or_default(), fresh)
     };
     let mut settings = config::build(&tree, given.is("dev"), &Machine::here()?, identity)?;
-    if let Some(dir) = dir.filter(|_| settings.server.is_some()) {
-        wait_after_reset(&mut settings, dir)?;
-    }
-    Ok((settings, lock))
-}
-
-/// A server that was reset has no data of its own and may not use its former id.
-fn wait_after_reset(settings: &mut Settings, dir: &Path) -> Result<(), String> {
-    let retired = server::raft::retired(dir).map_err(|error| error.to_string())?;
-    let Some(retired) = retired else { return Ok(()) };
-    let id = settings.agent.node_id;
-    if retired.contains(&id) {
-        return Err(format!(
-            "node_id {id} was retired when this server's Raft log was reset: its vote is lost with \
-             the log, so it can never vote again; remove node_id from the settings, or name a new one"
-        ));
-    }
-    if settings.wait_to_be_added() {
+    // A server that was reset has no data of its own: it waits for the cluster that has it.
+    if was_reset && settings.wait_to_be_added() {
         settings.warnings.push(
             "bootstrap and bootstrap_expect are ignored: this server's Raft log was once reset, so \
              it waits for the leader to add it"
                 .to_owned(),
         );
     }
-    Ok(())
+    Ok((settings, lock))
 }
 
 /// The table of addresses that a started agent prints.

@@ -146,7 +146,11 @@ fn a_failed_write_or_sync_ends_a_server_and_nothing_acknowledged_is_lost() {
     args.push(format!("-data-dir={}", dir.path().join("s1").display()));
     let mut server = Muster::prepare(dir.path(), &ip, "s1", args);
     server.variables = shim.variables();
-    let mut all = BTreeSet::new();
+    server.start();
+    server.wait_for_leader();
+    server.put("/v1/kv/w/first", "x");
+    let mut all = BTreeSet::from(["w/first".to_owned()]);
+    server.kill();
     for (what, errno, said) in [
         ('s', libc::EIO, "Input/output error"),
         ('w', libc::EIO, "Input/output error"),
@@ -242,8 +246,9 @@ fn a_read_only_data_directory_is_refused_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(disk) = Disk::ext4(dir.path(), 32) else { return };
     let network = Network::new();
+    let file = settings(dir.path(), r#"{"limits": {"disk_reserve": 0}}"#);
     let data = format!("-data-dir={}", disk.path.join("data").display());
-    let args = ["-server", "-bootstrap", &data];
+    let args = ["-server", "-bootstrap", &file, &data];
     let mut server = Muster::member(dir.path(), &network, 1, "s1", &args);
     server.wait_for_leader();
     server.put("/v1/kv/w/k", "v");

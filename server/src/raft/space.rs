@@ -73,14 +73,14 @@ impl Space {
         }
     }
 
-    /// Refuses what would add data. Deletions and the leader's own duties go on: they take little,
-    /// and free locks and names.
+    /// Refuses what would add data. What is registered, and so health, may use half of the reserve.
+    /// Deletions and the leader's own duties go on: they take little, and free locks and names.
     pub(crate) fn admit(&self, command: &Command) -> Result<(), RpcError> {
         let Facts { low, free, reserve } = &*self.0;
-        if !low.load(Ordering::Relaxed) || !adds(command) {
+        let free = free.load(Ordering::Relaxed);
+        if !low.load(Ordering::Relaxed) || !adds(command, free < reserve / 2) {
             return Ok(());
         }
-        let free = free.load(Ordering::Relaxed);
         Err(RpcError::Rejected(Rejection::Other(format!(
             "disk space exhausted: {free} bytes are free on the leader's disk, {reserve} are held \
              in reserve; free space, then write again"
@@ -88,7 +88,7 @@ impl Space {
     }
 }
 
-fn adds(command: &Command) -> bool {
+fn adds(command: &Command, very_low: bool) -> bool {
     match command {
         Command::KvV1(kv) => !matches!(
             kv,
@@ -97,7 +97,8 @@ fn adds(command: &Command) -> bool {
                 | KvCommandV1::DeleteTree(_)
                 | KvCommandV1::Unlock(..)
         ),
-        Command::RegisterV1(_) | Command::SessionCreateV1(_) => true,
+        Command::SessionCreateV1(_) => true,
+        Command::RegisterV1(_) => very_low,
         _ => false,
     }
 }
@@ -131,6 +132,22 @@ mod tests {
         }
         let Err(RpcError::Rejected(why)) = space.admit(&set()) else { panic!("refused") };
         assert!(why.to_string().starts_with("disk space exhausted: 0 bytes"), "{why}");
+    }
+
+    #[test]
+    fn health_may_use_half_of_the_reserve() {
+        let space = Space(Arc::new(Facts { reserve: 800, ..Facts::default() }));
+        let register = Command::RegisterV1(model::command::RegisterV1 {
+            node: crate::endpoint::fake::rows::node("n", 1),
+            skip_node_update: false,
+            services: Vec::new(),
+            checks: Vec::new(),
+        });
+        for (free, refused) in [(799, false), (400, false), (399, true)] {
+            space.note(free, Path::new("/data"));
+            let admitted = space.admit(&register);
+            assert_eq!(admitted.is_err(), refused, "{free}");
+        }
     }
 
     #[test]
