@@ -28,6 +28,8 @@ pub struct Config {
     pub raft_multiplier: u32,
     /// Log entries after which a snapshot is taken.
     pub raft_snapshot_threshold: u64,
+    /// Bytes that stay free on the disk: below them the leader refuses writes. 0: none.
+    pub disk_reserve_bytes: u64,
     /// How long a request may look for a leader.
     pub rpc_hold_timeout: Duration,
     /// Connections that one address may hold on the RPC port.

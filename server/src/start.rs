@@ -64,6 +64,7 @@ pub async fn start(
             data_dir: config.data_dir.clone(),
             multiplier: config.raft_multiplier,
             snapshot_threshold: config.raft_snapshot_threshold,
+            disk_reserve: config.disk_reserve_bytes,
         },
         pool.clone(),
         clock.clone(),

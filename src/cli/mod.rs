@@ -10,6 +10,7 @@ mod members;
 mod membership;
 mod operator;
 mod out;
+mod raft_reset;
 mod services;
 mod validate;
 mod version;
@@ -68,6 +69,7 @@ fn commands() -> Vec<Command> {
     commands.extend(membership::COMMANDS);
     commands.extend(operator::autopilot::COMMANDS);
     commands.extend(operator::raft::COMMANDS);
+    commands.push(raft_reset::COMMAND);
     commands.extend(services::COMMANDS);
     commands.sort_by_key(|command| command.name);
     commands

@@ -61,8 +61,28 @@ const DEV_GRPC_PORT: i64 = 8502;
 /// many services run into.
 const HTTP_CONNS_PER_CLIENT: i64 = 10_000;
 
+/// Free space below which a leader refuses writes: what is under way, a snapshot of a middling state
+/// and the agent's own files still fit in it.
+const DISK_RESERVE: i64 = 128 << 20;
+
 /// Smallest reaping time of sessions and the like that the reload of a file may ask for.
 const REAP_MIN: Duration = Duration::from_secs(60);
+
+/// Bytes that stay free on a server's disk.
+fn disk_reserve(tree: &Tree) -> Result<u64, String> {
+    let bytes = tree.int("limits.disk_reserve").unwrap_or(DISK_RESERVE);
+    u64::try_from(bytes).map_err(|_| format!("limits.disk_reserve {bytes} must be 0 or more"))
+}
+
+impl Settings {
+    /// Makes a server that would found a cluster wait for one instead; whether it would have.
+    pub(crate) fn wait_to_be_added(&mut self) -> bool {
+        (self.agent.bootstrap, self.agent.bootstrap_expect) = (false, 0);
+        self.server.as_mut().is_some_and(|server| {
+            std::mem::replace(&mut server.bootstrap, Bootstrap::Wait) != Bootstrap::Wait
+        })
+    }
+}
 
 /// Checks and defaults. `node_id` is asked for last, when all else is right.
 pub(crate) fn build(
@@ -187,6 +207,7 @@ pub(crate) fn build(
                 raft_multiplier: u32::try_from(multiplier).unwrap_or(1),
                 raft_snapshot_threshold: u64::try_from(size("raft_snapshot_threshold", 50_000)?)
                     .unwrap_or(u64::MAX),
+                disk_reserve_bytes: disk_reserve(tree)?,
                 rpc_hold_timeout,
                 rpc_max_conns_per_client: size("limits.rpc_max_conns_per_client", 100)?,
                 rpc_handshake_timeout,

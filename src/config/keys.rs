@@ -281,6 +281,7 @@ static KEYS: &[Key] = &[
     key("limits.rpc_max_burst", Int, Later),
     key("limits.rpc_max_conns_per_client", Int, Built),
     key("limits.kv_max_value_size", Int, Built),
+    key("limits.disk_reserve", Int, Built),
     key("limits.txn_max_req_len", Int, Later),
     key("cache", Object, Later),
     // Logs and figures.

@@ -5,6 +5,8 @@ mod register;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod damage;
+mod disk;
 mod elections;
 mod faults;
 mod form;

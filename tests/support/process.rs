@@ -42,9 +42,10 @@ pub(crate) fn cli_with(variables: &[(&str, &str)], args: &[&str]) -> (i32, Strin
 pub(crate) struct Muster {
     child: Option<Child>,
     args: Vec<String>,
-    /// What it is started by, and with which variables.
+    /// What it is started by.
     wrap: Vec<String>,
-    variables: Vec<(String, String)>,
+    /// Further variables of its environment.
+    pub(crate) variables: Vec<(String, String)>,
     /// Its address.
     pub(crate) ip: String,
     /// Where its output goes.

@@ -40,6 +40,7 @@ pub(crate) fn config() -> Config {
         bootstrap: Bootstrap::Alone,
         raft_multiplier: 1,
         raft_snapshot_threshold: 50_000,
+        disk_reserve_bytes: 0,
         rpc_hold_timeout: Duration::from_secs(7),
         rpc_max_conns_per_client: 100,
         rpc_handshake_timeout: Duration::from_secs(5),

@@ -197,6 +197,7 @@ impl Consensus for Raft {
             ("last_snapshot_term", term(metrics.snapshot)),
             ("latest_configuration_index", index(*configuration.log_id())),
             ("num_peers", peers.to_string()),
+            ("oldest_change_index", self.0.published.ring().complete_after().to_string()),
             ("state", state.to_owned()),
             ("term", metrics.current_term.to_string()),
         ];

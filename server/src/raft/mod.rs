@@ -10,17 +10,22 @@
 //! | `snapshot/` | the snapshot format and the shelf |
 //! | `machine` | apply, publish, wake, answer |
 //! | `recovery` | `peers.json`: going on after a majority is lost |
+//! | `checkpoint`, `agreement` | whether replicas are still equal; the odd one out stops |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
 //! | `lane` | threads of Raft's own |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
+//! | `space` | refuses writes before the disk is full |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
 //! | `membership`, `handover` | who belongs; leadership in other hands |
 //! | `restore` | archives out, and back in |
+//! | `reset` | a damaged log is moved aside, and the server comes back as a new one |
 //! | `census` | what each server says about itself; which commands all of them know |
 //! | `consensus` | the seam to the rest of the server |
 
+mod agreement;
 mod census;
+mod checkpoint;
 mod consensus;
 mod errors;
 mod fault;
@@ -36,8 +41,10 @@ mod network;
 mod policy;
 mod proposer;
 mod recovery;
+mod reset;
 mod restore;
 mod snapshot;
+mod space;
 mod timing;
 mod transport;
 mod types;
@@ -58,6 +65,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use rt::{Clock, Rng, Tasks};
 use tokio::sync::{Semaphore, watch};
 
+use self::agreement::Agreement;
 use self::census::{Asking, Gate};
 use self::fault::OnFault;
 pub use self::fault::StartError;
@@ -67,8 +75,10 @@ use self::log::{Disk, LogHandle, LogStore, Stepping};
 use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
 use self::proposer::{Proposer, Stamping};
+pub use self::reset::{ResetDone, ResetError, reset, retired};
 use self::snapshot::Shelf;
 pub use self::snapshot::archive;
+use self::space::Space;
 use self::timing::Timing;
 use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
@@ -91,6 +101,8 @@ pub struct RaftConfig {
     pub multiplier: u32,
     /// Log entries after which a snapshot is taken.
     pub snapshot_threshold: u64,
+    /// Bytes that stay free on the disk; 0: none.
+    pub disk_reserve: u64,
 }
 
 /// What a simulation or a test replaces.
@@ -203,9 +215,12 @@ impl Raft {
         let core = core.map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
+            us: config.node_id,
             raft: core.clone(),
             log: log.clone(),
             shelf,
+            published: Arc::clone(&published),
+            on_fault: on_fault.clone(),
             contact: contact.clone(),
             clock: clock.clone(),
             mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
@@ -222,7 +237,8 @@ impl Raft {
         };
         let (publish, census) = watch::channel(Arc::default());
         let gate = Gate::new(core.clone(), Arc::clone(&published), census.clone());
-        let proposer = Proposer::start(stamping, gate, &tasks);
+        let space = Space::watch(config.data_dir.as_deref(), config.disk_reserve, &tasks);
+        let proposer = Proposer::start(stamping, gate, space, &tasks);
         let asking = Asking {
             core: core.clone(),
             inbound: inbound.clone(),
@@ -234,6 +250,14 @@ impl Raft {
         tasks.spawn_until_stop("raft census", asking.run());
         let leadership =
             leadership::start(core.clone(), timing, contact.clone(), addresses, &tasks);
+        let comparing = Agreement {
+            core: core.clone(),
+            published: Arc::clone(&published),
+            transport: Arc::clone(&transport),
+            on_fault: on_fault.clone(),
+            us: RaftId(config.node_id),
+        };
+        agreement::start(comparing, &tasks);
         upkeep::start(&core, &published, &log, config.snapshot_threshold, on_fault, &tasks);
         let node = Node {
             core,
@@ -304,6 +328,24 @@ struct Opened {
     published: Arc<Published>,
 }
 
+/// A log that begins behind the newest snapshot lacks entries: openraft would take an empty state for
+/// the purged entries' result.
+fn must_meet(
+    purged: Option<LogId>,
+    covered: Option<LogId>,
+    data_dir: Option<&Path>,
+) -> Result<(), StartError> {
+    match purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
+        None => Ok(()),
+        Some(purged) => {
+            let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
+            let what =
+                format!("no snapshot reaches log entry {}, where the log begins", purged.index);
+            Err(StartError::damaged(&place.join("snapshots"), what))
+        }
+    }
+}
+
 fn open_storage(
     disk: Disk,
     data_dir: Option<&Path>,
@@ -315,13 +357,7 @@ fn open_storage(
     let (store, log) = LogStore::open(disk, owner, stepping, on_fault, tasks)?;
     let (shelf, loaded) = Shelf::open(data_dir)?;
     let covered = loaded.as_ref().and_then(|(meta, _)| meta.last_log_id);
-    let purged = log.bounds().last_purged_log_id;
-    // openraft would take an empty state for the purged entries' result.
-    if let Some(purged) = purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
-        let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
-        let what = format!("no snapshot reaches log entry {}, where the log begins", purged.index);
-        return Err(StartError::damaged(&place.join("snapshots"), what));
-    }
+    must_meet(log.bounds().last_purged_log_id, covered, data_dir)?;
     let (machine, published) = Machine::new(shelf.clone(), loaded, stepping);
     Ok(Opened { store, log, shelf, machine, published })
 }

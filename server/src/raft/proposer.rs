@@ -20,6 +20,7 @@ use super::census::Gate;
 use super::errors;
 use super::machine::{Machine, Published};
 use super::mirror::ENTRY_BYTES_MAX;
+use super::space::Space;
 use super::types::{Payload, TypeConfig};
 use crate::consensus::Proposal;
 
@@ -83,6 +84,7 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Pending>,
     admission: Admission,
     gate: Gate,
+    space: Space,
 }
 
 /// What the stamping task works with.
@@ -96,16 +98,17 @@ pub(crate) struct Stamping {
 
 impl Proposer {
     /// Starts the stamping task.
-    pub(crate) fn start(stamping: Stamping, gate: Gate, tasks: &rt::Tasks) -> Self {
+    pub(crate) fn start(stamping: Stamping, gate: Gate, space: Space, tasks: &rt::Tasks) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         tasks.spawn_until_stop("raft proposer", run(stamping, pending));
-        Self { queue, admission: Admission::default(), gate }
+        Self { queue, admission: Admission::default(), gate, space }
     }
 
     /// Proposes and waits until the command is applied here.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Applied {
         let Proposal { namespace, retry, actor, reason, command } = proposal;
         self.gate.admit(&command)?;
+        self.space.admit(&command)?;
         let admitted = self.admission.admit(bytes_of(&command)).ok_or(RpcError::Busy)?;
         let (cluster_time_ms, wall_ms) = (0, 0);
         let envelope =

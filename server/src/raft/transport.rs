@@ -26,6 +26,10 @@ pub(crate) mod method {
     pub(crate) const SNAPSHOT: u16 = RAFT + 5;
     /// Empty -> `StatsV1`: what a server says about itself.
     pub(crate) const STATS: u16 = RAFT + 6;
+    /// Empty -> `CheckpointsV1`.
+    pub(crate) const CHECKPOINTS: u16 = RAFT + 7;
+    /// `DifferenceV1` -> empty.
+    pub(crate) const DIFFERENCE: u16 = RAFT + 8;
 }
 
 /// A way to other servers.

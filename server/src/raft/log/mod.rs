@@ -17,6 +17,7 @@ mod tests;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -26,7 +27,7 @@ use openraft::{OptionalSend, alias::EntryOf};
 use redb::{Database, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::file::{Disk, raft_directory};
+pub(crate) use self::file::{Disk, OWNER, raft_directory};
 use self::tail::{Plan, Tail};
 use self::writer::{Job, QUEUE_MAX, Start, Work, Writer};
 use super::fault::{OnFault, StartError};
@@ -40,6 +41,12 @@ const STEP_ENTRIES: u64 = 1_024;
 
 /// Times that a read of the disk is begun anew because a truncation or purge came between.
 const REREADS_MAX: usize = 8;
+
+/// Opens the log in a data directory as a start would, reads it whole, and closes it again: what the
+/// log was purged up to.
+pub(crate) fn examine(data_dir: &Path, owner: NodeId) -> Result<Option<LogId>, StartError> {
+    file::open(Disk::Directory(data_dir.to_owned()), owner).map(|opened| opened.found.purged)
+}
 
 /// How the writer and cold reads run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -152,6 +152,26 @@ fn what_was_received_in_part_is_removed_when_the_next_comes() {
     assert_eq!(directories(directory.path()), ["2-50", "2-60"]);
 }
 
+#[test]
+fn a_newer_format_is_refused_and_names_the_release_that_wrote_it() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (shelf, _) = Shelf::open(Some(directory.path())).expect("opens");
+    shelf.dump(meta(50), &filled(50)).expect("dumped");
+    let path = directory.path().join("raft/snapshots/2-50/state.bin");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes"));
+    let end = 32 + length as usize;
+    bytes[8] = 9;
+    bytes[16..32].copy_from_slice(b"7.1.0\0\0\0\0\0\0\0\0\0\0\0");
+    let crc = crc32fast::hash(&bytes[..end]);
+    bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).expect("written");
+    let refused = Shelf::open(Some(directory.path())).map(|_| ()).expect_err("newer");
+    let text = crate::raft::StartError::from(refused).to_string();
+    assert!(text.contains("newer release (7.1.0) in format 9"), "{text}");
+    assert!(text.contains("2-50/state.bin"), "{text}");
+}
+
 mod archives {
     use std::io::{self, Write as _};
 

@@ -28,22 +28,27 @@ use crate::raft::{Parts, Raft, RaftConfig};
 /// of its own can end it.
 const REAL_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Which server raised what.
+pub(super) type Faults = Arc<Mutex<Vec<(NodeId, String)>>>;
+
 /// Where servers find each other.
 pub(super) struct Hub {
     wires: Arc<Mutex<Wires>>,
+    /// What servers raised, when that is what the test is about; else a fault ends it.
+    faults: Option<Faults>,
     /// Held by the test itself, not by its servers; dropped at its end.
     _watchdog: Option<mpsc::Sender<()>>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { wires: Arc::default(), _watchdog: Some(watchdog()) }
+        Self { wires: Arc::default(), faults: None, _watchdog: Some(watchdog()) }
     }
 }
 
 impl Clone for Hub {
     fn clone(&self) -> Self {
-        Self { wires: Arc::clone(&self.wires), _watchdog: None }
+        Self { wires: Arc::clone(&self.wires), faults: self.faults.clone(), _watchdog: None }
     }
 }
 
@@ -76,6 +81,12 @@ impl Hub {
         self.wires.lock().expect("no test panics while it holds the wires")
     }
 
+    /// A hub for tests that are about faults.
+    pub(super) fn watching() -> (Self, Faults) {
+        let faults = Faults::default();
+        (Self { faults: Some(Arc::clone(&faults)), ..Self::default() }, faults)
+    }
+
     /// Cuts a server off from all others; what is under way to it breaks.
     pub(super) fn cut(&self, server: SocketAddr) {
         let mut wires = self.wires();
@@ -95,6 +106,16 @@ impl Hub {
         let mut wires = self.wires();
         let (inbound, _) = wires.servers.get_mut(&server).expect("it runs");
         inbound.state_version = version;
+    }
+
+    fn on_fault(&self, id: NodeId) -> OnFault {
+        let faults = self.faults.clone();
+        OnFault::told(move |what, place, _| match &faults {
+            Some(faults) => {
+                faults.lock().expect("not poisoned").push((id, format!("{place}: {what}")));
+            }
+            None => panic!("{place}: {what}"),
+        })
     }
 
     fn way(
@@ -195,6 +216,7 @@ pub(super) fn config(number: u8, address: SocketAddr, data_dir: &std::path::Path
         data_dir: Some(data_dir.to_owned()),
         multiplier: 1,
         snapshot_threshold: 50_000,
+        disk_reserve: 0,
     }
 }
 
@@ -228,7 +250,7 @@ impl Server {
             transport: Arc::new(Wire { hub: hub.clone(), from: address }),
             disk: Disk::Directory(directory.path().to_owned()),
             stepping: Stepping::Inline,
-            on_fault: OnFault::told(|what, place, _| panic!("{place}: {what}")),
+            on_fault: hub.on_fault(node_id(number)),
         };
         let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new()).await?;
         let inbound = raft.0.inbound.clone();

@@ -36,6 +36,7 @@ async fn start(
         data_dir: data_dir.map(|directory| directory.path().to_owned()),
         multiplier: 2,
         snapshot_threshold: 50_000,
+        disk_reserve: 0,
     };
     let starting = async {
         loop {
