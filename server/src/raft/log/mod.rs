@@ -26,8 +26,12 @@ use openraft::{OptionalSend, alias::EntryOf};
 use redb::{Database, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::file::{Disk, raft_directory};
+#[cfg(feature = "sim")]
+pub(crate) use self::file::SharedBackend;
+pub(crate) use self::file::{Disk, Pace, raft_directory};
 use self::tail::{Plan, Tail};
+#[cfg(feature = "sim")]
+pub(crate) use self::witness::WitnessMemory;
 use self::writer::{Job, QUEUE_MAX, Start, Work, Writer};
 use super::fault::{OnFault, StartError};
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
@@ -92,6 +96,10 @@ impl LogStore {
         on_fault: OnFault,
         tasks: &rt::Tasks,
     ) -> Result<(Self, LogHandle), StartError> {
+        let pace = match &disk {
+            Disk::Simulated { pace, .. } => pace.clone(),
+            Disk::Directory(_) | Disk::Memory => Pace::default(),
+        };
         let opened = file::open(disk, owner)?;
         let purged_below = opened.found.purged.map_or(0, |purged| purged.index + 1);
         let db = Arc::new(opened.db);
@@ -116,7 +124,9 @@ impl LogStore {
             Stepping::Threads => writer::on_thread(writer, queue).map_err(|cause| {
                 StartError::io("start the writer of", shared.place.as_ref(), cause)
             })?,
-            Stepping::Inline => tasks.spawn("raft log writer", writer::stepped(writer, queue)),
+            Stepping::Inline => {
+                tasks.spawn("raft log writer", writer::stepped(writer, queue, pace))
+            }
         }
         let handle = LogHandle { shared: Arc::clone(&shared), jobs: jobs.clone() };
         Ok((Self { shared, jobs }, handle))
@@ -141,6 +151,18 @@ impl LogHandle {
     /// Bounds of the log.
     pub(crate) fn bounds(&self) -> LogState<TypeConfig> {
         self.shared.tail().state()
+    }
+
+    /// The last entry known to be committed.
+    #[cfg(feature = "sim")]
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.shared.tail().committed()
+    }
+
+    /// Reads entries.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reader(&self) -> LogReader {
+        LogReader { shared: Arc::clone(&self.shared) }
     }
 
     /// The vote, if one was ever given.

@@ -9,7 +9,7 @@ use redb::{Database, ReadableTable as _, Table};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::file::{LOG, META, meta};
+use super::file::{LOG, META, Pace, meta};
 use super::record;
 use super::tail::Riders;
 use super::witness::{self, Witness};
@@ -247,9 +247,11 @@ pub(super) fn on_thread(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) -> io
 }
 
 /// The same as a future: for simulations, which step it.
-pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>, pace: Pace) {
     while let Some(first) = jobs.recv().await {
-        if !writer.run(take(first, &mut jobs)) {
+        let batch = take(first, &mut jobs);
+        pace.commit().await;
+        if !writer.run(batch) {
             break;
         }
     }

@@ -1,0 +1,3 @@
+//! Runs of the simulator: many seeds, determinism.
+
+mod seeds;

@@ -1,0 +1,45 @@
+//! Many seeds without a bug: nothing may be wrong.
+
+use std::time::{Duration, Instant};
+
+use sim::{Report, Scenario, run};
+
+/// Seeds of one run of the tests, when nothing else is said.
+const SEEDS_DEFAULT: u64 = 50;
+
+fn variable(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "the way to say which seeds to run")]
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+#[expect(clippy::print_stdout, reason = "figures for people")]
+fn show(seed: u64, report: &Report, took: Duration) {
+    let Report { counts, crashes, term, entries, expired, time, .. } = report;
+    println!(
+        "seed {seed}: {time:?} in {took:.1?}, {counts:?}, {crashes} crashes, term {term}, {entries} \
+         entries, {expired} sessions expired"
+    );
+}
+
+#[test]
+fn seeds() {
+    let (first, count) = match variable("SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("FIRST").unwrap_or(1), variable("SEEDS").unwrap_or(SEEDS_DEFAULT)),
+    };
+    let mut failed = Vec::new();
+    for seed in first..first + count {
+        #[expect(clippy::disallowed_methods, reason = "real time, for people")]
+        let begun = Instant::now();
+        let report = run(Scenario::new(seed));
+        show(seed, &report, begun.elapsed());
+        if let Some(what) = &report.failure {
+            failed.push(format!(
+                "{what}\nreplay: SEED={seed} cargo test -p sim --profile sim --target-dir target/sim \
+                 --test sim seeds -- --nocapture"
+            ));
+        }
+    }
+    assert!(failed.is_empty(), "{} of {count} failed:\n{}", failed.len(), failed.join("\n\n"));
+}
