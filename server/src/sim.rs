@@ -299,7 +299,11 @@ impl Server {
 /// # Panics
 /// If there can be no runtime.
 pub fn run<T>(seed: u64, main: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Else tokio's watch channels wake those who wait in an order that no seed decides.
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    let runtime = builder
         .enable_time()
         .start_paused(true)
         .build()

@@ -337,12 +337,15 @@ impl Client {
                     self.world.fail(format!("{op:?} was refused: {text}"));
                     return (Written::No, stamp);
                 }
-                Some(Err(_)) => {}
+                Some(Err(error)) => {
+                    self.note(format_args!("{op:?} at {}: {error:?}", server.number));
+                }
             }
             if !lost && attempt > 0 {
                 break;
             }
         }
+        self.note(format_args!("{op:?} {stamp:?}: lost {lost}"));
         let mut history = self.world.history();
         if lost {
             history.counts.unknown += 1;

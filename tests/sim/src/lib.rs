@@ -16,6 +16,9 @@
 //! | `invariants/` | what must hold at every moment, one rule per file |
 //! | `trace` | what happened: equal bytes for equal seeds |
 
+#[cfg(not(tokio_unstable))]
+compile_error!("build crate sim in its own folder: scripts/sim, or (cd tests/sim && cargo test)");
+
 mod client;
 mod disk;
 mod gossip;

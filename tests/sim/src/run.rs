@@ -304,7 +304,16 @@ async fn equal(world: &World) -> Result<(), String> {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    within(EQUAL_MAX, "all servers have the same state", same).await?;
+    if within(EQUAL_MAX, "", same).await.is_err() {
+        let ends = world.running().into_iter().map(|running| {
+            let (look, state) = (running.server.look(), running.server.state());
+            format!("server {} at {}: {look:?}", running.number, state.applied())
+        });
+        let ends: Vec<String> = ends.collect();
+        let reference = world.invariants().reference.state().applied();
+        let ends = ends.join("\n");
+        return Err(format!("servers differ after {EQUAL_MAX:?}; reference {reference}\n{ends}"));
+    }
     let running = world.running();
     let leaks = running.iter().filter(|running| !running.server.ready()).count();
     if leaks > 0 {

@@ -34,10 +34,14 @@ fn seeds() {
         let begun = Instant::now();
         let report = run(Scenario::new(seed));
         show(seed, &report, begun.elapsed());
+        #[expect(clippy::disallowed_methods, reason = "the way to ask for the whole story")]
+        if let Some(path) = std::env::var_os("TRACE") {
+            std::fs::write(path, &report.trace).expect("the trace is written");
+        }
         if let Some(what) = &report.failure {
             failed.push(format!(
-                "{what}\nreplay: SEED={seed} cargo test -p sim --profile sim --target-dir target/sim \
-                 --test sim seeds -- --nocapture"
+                "{what}\nreplay: (cd tests/sim && SEED={seed} cargo test -p sim --profile sim --test sim \
+                 seeds -- --nocapture)"
             ));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use server::sim::Look;
 
-use super::{Ledger, Sight, index};
+use super::{Ledger, Sight, next};
 
 #[derive(Default)]
 pub(super) struct Completeness(BTreeSet<(u8, u64)>);
@@ -20,12 +20,12 @@ impl Completeness {
         if !self.wants_all(server, look) {
             return Ok(());
         }
-        let purged = index(look.purged);
+        let first = next(look.purged);
         let held: BTreeMap<u64, u64> =
             sight.entries.iter().map(|entry| (entry.at.1, entry.at.0)).collect();
         for (at, committed) in ledger.all() {
             let before = committed.by_term < look.term;
-            if before && at > purged && held.get(&at) != Some(&committed.entry.at.0) {
+            if before && at >= first && held.get(&at) != Some(&committed.entry.at.0) {
                 return Err(format!(
                     "leader completeness: server {server} leads term {} without entry {at} of term \
                      {}, committed before",

@@ -41,7 +41,7 @@ pub(crate) struct Invariants {
     completeness: completeness::Completeness,
     monotone: monotone::Monotone,
     order: order::Order,
-    /// Up to where the log of a start was looked through.
+    /// First entry of a start that was not looked through as committed.
     read: BTreeMap<(u8, u64), u64>,
 }
 
@@ -49,14 +49,19 @@ fn index(at: Option<At>) -> u64 {
     at.map_or(0, |(_, index)| index)
 }
 
+fn next(at: Option<At>) -> u64 {
+    at.map_or(0, |(_, index)| index + 1)
+}
+
 impl Invariants {
     /// From which index on the log of this server is to be read for the next look.
     pub(crate) fn read_from(&self, server: u8, start: u64, look: &Look) -> u64 {
+        // The first entry of all has index 0.
+        let first = next(look.purged);
         if self.completeness.wants_all(server, look) {
-            return index(look.purged) + 1;
+            return first;
         }
-        let read = self.read.get(&(server, start)).copied().unwrap_or(0);
-        read.max(index(look.purged)) + 1
+        self.read.get(&(server, start)).copied().unwrap_or(0).max(first)
     }
 
     /// Judges one server.
@@ -67,15 +72,15 @@ impl Invariants {
         self.order.see(sight)?;
         self.matching.see(sight)?;
         self.completeness.see(sight, &self.ledger)?;
-        let upto = index(look.committed).min(index(look.last));
-        for entry in sight.entries.iter().filter(|entry| entry.at.1 <= upto) {
+        let end = next(look.committed).min(next(look.last));
+        for entry in sight.entries.iter().filter(|entry| entry.at.1 < end) {
             if self.ledger.see(sight, entry)? {
                 self.expiry.see(entry, sight.now_us)?;
             }
         }
         self.reference.follow(&self.ledger)?;
         self.reference.see(sight)?;
-        self.read.insert((sight.server, sight.start), upto);
+        self.read.insert((sight.server, sight.start), end);
         Ok(())
     }
 }
