@@ -11,6 +11,7 @@ use model::rpc::{Answer, Body, Consistency, KvWrite, NewSession, Op, Reply, Requ
 use model::{LogIndex, Name, NodeId, SessionId};
 use net::RetryLedger;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::history::parse;
 use crate::linear::Event;
@@ -71,10 +72,10 @@ impl Client {
         }
     }
 
-    /// Works until it is stopped.
-    pub(crate) async fn run(mut self) {
+    /// Works until it is to stop. What it has begun it ends: a write that was sent may happen.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let (least, most) = self.world.scenario.think_ms;
-        loop {
+        while !stop.is_cancelled() {
             sleep(Duration::from_millis(least + self.world.rng.below(most - least + 1))).await;
             match self.world.rng.below(100) {
                 0..72 => self.use_register().await,
@@ -240,8 +241,8 @@ impl Client {
     }
 
     /// Keeps a session with a TTL alive for a while, then lets it go; again and again.
-    pub(crate) async fn run_ttl(self) {
-        loop {
+    pub(crate) async fn run_ttl(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
             let ttl_s = 2 + self.world.rng.below(3);
             let ttl_us = ttl_s * 1_000_000;
             let asked_us = self.world.trace.now_us();

@@ -16,7 +16,7 @@ const WITNESSES: usize = 4;
 
 /// How a server dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Death {
+pub(crate) enum Death {
     /// The process is killed; what it wrote stays.
     Kill,
     /// The machine loses power: nothing unsynced stays.

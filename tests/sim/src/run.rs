@@ -16,7 +16,7 @@ use crate::disk::FAST;
 use crate::history::Counts;
 use crate::nemesis;
 use crate::scenario::Scenario;
-use crate::world::World;
+use crate::world::{Running, World};
 
 /// Time in which a cluster must come about.
 const FORM_MAX: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ const EQUAL_MAX: Duration = Duration::from_secs(20);
 const CALM_WRITES: usize = 3;
 const CALM_STAY: Duration = Duration::from_secs(2);
 /// Time that the clients have to end what they do.
-const DRAIN: Duration = Duration::from_secs(6);
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// What came of a run.
 #[derive(Debug, Clone)]
@@ -160,10 +160,11 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     .await?;
     let clients = world.tasks.child();
     for number in 0..scenario.clients {
-        clients.spawn_until_stop("client", Client::new(world, number).run());
+        clients.spawn("client", Client::new(world, number).run(clients.token()));
     }
-    clients.spawn_until_stop("session", Client::new(world, 100).run_ttl());
-    clients.spawn_until_stop("session", Client::new(world, 101).run_ttl());
+    for number in 100..102 {
+        clients.spawn("session", Client::new(world, number).run_ttl(clients.token()));
+    }
     let watchers = world.tasks.child();
     for number in 0..REGISTERS {
         let watcher = Client::new(world, 200 + number as usize);
@@ -178,8 +179,10 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     sleep(scenario.chaos).await;
     faults.stop();
     heal(world).await?;
-    clients.stop();
-    sleep(DRAIN).await;
+    let stopped = clients.stop_and_wait(DRAIN_MAX).await;
+    if !stopped.unfinished.is_empty() {
+        return Err(format!("clients wait for ever: {:?}", stopped.unfinished));
+    }
     calm(world).await?;
     watchers.stop();
     equal(world).await?;
@@ -230,23 +233,44 @@ async fn heal(world: &Arc<World>) -> Result<(), String> {
         world.start(number).await;
     }
     let begun = world.trace.now_us();
+    live(world, LIVE_MAX).await?;
+    let took_ms = (world.trace.now_us() - begun) / 1_000;
+    world.trace.note(format_args!("every server takes writes again after {took_ms} ms"));
+    // One that was removed is added again, and must then take them as before.
+    within(LIVE_MAX, "every server votes again", async {
+        while !all_vote(world) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await?;
+    live(world, FORM_MAX).await
+}
+
+/// Each server takes a write.
+async fn live(world: &Arc<World>, limit: Duration) -> Result<(), String> {
     for number in world.numbers() {
         let write = async {
-            loop {
-                if take_write(world, number).await.is_ok() {
-                    return;
-                }
+            while take_write(world, number).await.is_err() {
                 sleep(Duration::from_millis(100)).await;
                 for number in world.down() {
                     world.start(number).await;
                 }
             }
         };
-        within(LIVE_MAX, &format!("server {number} takes a write"), write).await?;
+        within(limit, &format!("server {number} takes a write"), write).await?;
     }
-    let took_ms = (world.trace.now_us() - begun) / 1_000;
-    world.trace.note(format_args!("every server takes writes again after {took_ms} ms"));
     Ok(())
+}
+
+/// Whether all servers agree that all of them vote.
+fn all_vote(world: &World) -> bool {
+    let numbers = world.numbers();
+    let all = |running: &Running| match &running.server.look().voters[..] {
+        [voters] => voters.len() == numbers.len(),
+        _ => false,
+    };
+    let running = world.running();
+    running.len() == numbers.len() && running.iter().all(all)
 }
 
 async fn take_write(world: &World, number: u8) -> Result<(), ()> {

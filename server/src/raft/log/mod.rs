@@ -101,6 +101,10 @@ impl LogStore {
             Disk::Directory(_) | Disk::Memory => Pace::default(),
         };
         let opened = file::open(disk, owner)?;
+        #[cfg(feature = "planted")]
+        let mut opened = opened;
+        #[cfg(feature = "planted")]
+        let forgotten = planted_loss(&mut opened.found);
         let purged_below = opened.found.purged.map_or(0, |purged| purged.index + 1);
         let db = Arc::new(opened.db);
         let shared = Arc::new(Shared {
@@ -120,6 +124,11 @@ impl LogStore {
             shared: Arc::clone(&shared),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        #[cfg(feature = "planted")]
+        if let Some(from) = forgotten {
+            let _ =
+                jobs.try_send(Job { riders: Default::default(), work: Work::Truncate { from } });
+        }
         match stepping {
             Stepping::Threads => writer::on_thread(writer, queue).map_err(|cause| {
                 StartError::io("start the writer of", shared.place.as_ref(), cause)
@@ -202,6 +211,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::VoteNotSaved) {
+            self.shared.tail().set_vote(*vote);
+            return Ok(());
+        }
         let (done, saved) = oneshot::channel();
         self.queue(Work::Vote { vote: *vote, done }).await?;
         saved.await.map_err(|_| stopped())??;
@@ -393,4 +407,16 @@ fn read_range(db: &Database, range: Range<u64>, bytes_max: usize, place: &str) -
         entries.push(entry);
     }
     Ok(Read { entries, bytes, cut: false })
+}
+
+/// Bug "restart forgets": what lies behind the commit mark is dropped. Returns where that begins.
+#[cfg(feature = "planted")]
+fn planted_loss(found: &mut tail::Found) -> Option<u64> {
+    if !crate::planted::is(crate::planted::Bug::RestartForgets) {
+        return None;
+    }
+    let kept = found.committed.max(found.purged)?;
+    found.last = Some(kept);
+    found.sizes.truncate_after(Some(kept.index));
+    Some(kept.index + 1)
 }

@@ -152,6 +152,8 @@ impl Writer {
         let mut vote = None;
         {
             let mut log = transaction.open_table(LOG)?;
+            #[cfg(feature = "planted")]
+            let jobs = planted_order(jobs);
             for job in jobs {
                 riders.purged = job.riders.purged.max(riders.purged);
                 riders.committed = job.riders.committed.or(riders.committed);
@@ -250,9 +252,37 @@ pub(super) fn on_thread(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) -> io
 pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>, pace: Pace) {
     while let Some(first) = jobs.recv().await {
         let batch = take(first, &mut jobs);
+        #[cfg(feature = "planted")]
+        let batch = planted_callbacks(batch);
         pace.commit().await;
         if !writer.run(batch) {
             break;
         }
     }
+}
+
+/// Bug "call-back before sync": who waits for an append is told at once.
+#[cfg(feature = "planted")]
+fn planted_callbacks(batch: Vec<Job>) -> Vec<Job> {
+    if !crate::planted::is(crate::planted::Bug::CallbackBeforeSync) {
+        return batch;
+    }
+    let told = |job| match job {
+        Job { riders, work: Work::Append { ticket, entries, done } } => {
+            done.io_completed(Ok(()));
+            Job { riders, work: Work::Append { ticket, entries, done: IOFlushed::noop() } }
+        }
+        job => job,
+    };
+    batch.into_iter().map(told).collect()
+}
+
+/// Bug "truncate not ordered": truncations come behind the appends that follow them.
+#[cfg(feature = "planted")]
+fn planted_order(jobs: &[Job]) -> Vec<&Job> {
+    let mut jobs: Vec<&Job> = jobs.iter().collect();
+    if crate::planted::is(crate::planted::Bug::TruncateNotOrdered) {
+        jobs.sort_by_key(|job| matches!(job.work, Work::Truncate { .. }));
+    }
+    jobs
 }
