@@ -78,6 +78,7 @@ impl Client {
         while !stop.is_cancelled() {
             sleep(Duration::from_millis(least + self.world.rng.below(most - least + 1))).await;
             match self.world.rng.below(100) {
+                _ if self.world.is_hushed() => self.read(self.world.rng.below(REGISTERS)).await,
                 0..72 => self.use_register().await,
                 _ => self.use_lock().await,
             }
@@ -243,6 +244,10 @@ impl Client {
     /// Keeps a session with a TTL alive for a while, then lets it go; again and again.
     pub(crate) async fn run_ttl(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            if self.world.is_hushed() {
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             let ttl_s = 2 + self.world.rng.below(3);
             let ttl_us = ttl_s * 1_000_000;
             let asked_us = self.world.trace.now_us();

@@ -11,6 +11,9 @@ use crate::disk::{Death, FAST, SLOW};
 use crate::net::{Weather, node_id};
 use crate::world::{Running, World};
 
+/// Restarts of the others in which a usurper may be elected.
+const USURP_TRIES: usize = 15;
+
 /// Makes faults until it is stopped.
 pub(crate) async fn run(world: Arc<World>) {
     let (least, most) = world.scenario.pause_ms;
@@ -171,27 +174,49 @@ fn order(world: &Arc<World>, at: &Running, op: Op) {
     });
 }
 
-/// See [`crate::scenario::Faults::usurp`].
+/// A server that hears the leader no more, and has all that the others have, asks for votes again
+/// and again while the others restart: none may vote before the lease is over that it granted.
 async fn usurp(world: &Arc<World>) {
     world.net.heal_all();
-    sleep(Duration::from_millis(world.rng.below(1_500))).await;
+    world.hush(true);
+    sleep(Duration::from_millis(300 + world.rng.below(700))).await;
     let running = world.running();
     let leader = running.iter().find(|running| running.server.look().leads);
-    let Some(leader) = leader.map(|leader| leader.number) else { return };
+    let Some(leader) = leader.map(|leader| leader.number) else { return world.hush(false) };
     let mut others: Vec<u8> =
         world.numbers().into_iter().filter(|number| *number != leader).collect();
     world.rng.shuffle(&mut others);
-    // The usurper hears the leader no more, but all others.
-    let Some((usurper, rest)) = others.split_first() else { return };
+    let Some((usurper, rest)) = others.split_first() else { return world.hush(false) };
     cut(world, &[leader], &[*usurper], true);
-    for _ in 0..4 {
-        sleep(Duration::from_millis(450 + world.rng.below(500))).await;
+    sleep(Duration::from_millis(600)).await;
+    for _ in 0..USURP_TRIES {
+        // The leader has just heard from them, and does not learn that they have turned away.
+        cut(world, &[leader], rest, true);
         for number in rest {
             world.crash(*number, Death::Kill);
             restart_later(world, *number, world.rng.below(3));
         }
+        for _ in 0..50 {
+            sleep(Duration::from_millis(3)).await;
+            if leads(world, *usurper) {
+                break;
+            }
+        }
+        if leads(world, *usurper) {
+            break;
+        }
+        for number in rest {
+            world.net.heal(leader, *number);
+            world.net.heal(*number, leader);
+        }
+        sleep(Duration::from_millis(250 + world.rng.below(150))).await;
     }
-    sleep(Duration::from_millis(300)).await;
-    world.net.heal(leader, *usurper);
-    world.net.heal(*usurper, leader);
+    world.trace.note(format_args!("usurper {usurper} leads: {}", leads(world, *usurper)));
+    world.hush(false);
+    sleep(Duration::from_millis(400)).await;
+    world.net.heal_all();
+}
+
+fn leads(world: &World, number: u8) -> bool {
+    world.server(number).is_some_and(|running| running.server.look().leads)
 }

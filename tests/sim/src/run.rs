@@ -178,6 +178,7 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     faults.spawn_until_stop("nemesis", nemesis::run(Arc::clone(world)));
     sleep(scenario.chaos).await;
     faults.stop();
+    world.hush(false);
     heal(world).await?;
     let stopped = clients.stop_and_wait(DRAIN_MAX).await;
     if !stopped.unfinished.is_empty() {

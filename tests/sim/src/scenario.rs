@@ -65,8 +65,8 @@ pub struct Faults {
     pub remove: u64,
     /// Gossip takes a living server for dead.
     pub suspect: u64,
-    /// The leader is cut off from one follower, and the other one bounces: a restarted server must
-    /// not vote before the lease that it granted is over.
+    /// The leader is cut off from one follower, and the others bounce: a restarted server must not
+    /// vote before the lease that it granted is over. Nobody writes meanwhile.
     pub usurp: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ pub(crate) struct World {
     events: AtomicU64,
     values: AtomicU64,
     pub(crate) crashes: AtomicU64,
+    hushed: AtomicBool,
 }
 
 struct Node {
@@ -89,6 +90,7 @@ impl World {
             events: AtomicU64::new(0),
             values: AtomicU64::new(0),
             crashes: AtomicU64::new(0),
+            hushed: AtomicBool::new(false),
         })
     }
 
@@ -98,6 +100,15 @@ impl World {
         self.trace.note(format_args!("FAILED: {what}"));
         lock(&self.failure).get_or_insert(what);
         self.failed.cancel();
+    }
+
+    /// Clients only read while it is set.
+    pub(crate) fn hush(&self, on: bool) {
+        self.hushed.store(on, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_hushed(&self) -> bool {
+        self.hushed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn failure(&self) -> Option<String> {

@@ -8,6 +8,7 @@ const RUNS_MAX: u64 = 40;
 fn find(bug: Bug, scenario: impl Fn(u64) -> Scenario) -> Report {
     for seed in 1..=RUNS_MAX {
         let report = run(Scenario { bug: Some(bug), ..scenario(seed) });
+        crate::seeds::keep(&report);
         if let Some(what) = &report.failure {
             #[expect(clippy::print_stdout, reason = "figures for people")]
             {

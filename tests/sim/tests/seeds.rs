@@ -22,6 +22,14 @@ fn show(seed: u64, report: &Report, took: Duration) {
     );
 }
 
+/// With TRACE=file the whole story of the last run goes there.
+pub(crate) fn keep(report: &Report) {
+    #[expect(clippy::disallowed_methods, reason = "the way to ask for it")]
+    if let Some(path) = std::env::var_os("TRACE") {
+        std::fs::write(path, &report.trace).expect("the trace is written");
+    }
+}
+
 #[test]
 fn seeds() {
     let (first, count) = match variable("SEED") {
@@ -34,10 +42,7 @@ fn seeds() {
         let begun = Instant::now();
         let report = run(Scenario::new(seed));
         show(seed, &report, begun.elapsed());
-        #[expect(clippy::disallowed_methods, reason = "the way to ask for the whole story")]
-        if let Some(path) = std::env::var_os("TRACE") {
-            std::fs::write(path, &report.trace).expect("the trace is written");
-        }
+        keep(&report);
         if let Some(what) = &report.failure {
             failed.push(format!(
                 "{what}\nreplay: (cd tests/sim && SEED={seed} cargo test -p sim --profile sim --test sim \
