@@ -135,4 +135,17 @@ impl Scenario {
             bug: None,
         }
     }
+
+    /// Three servers of which one reaches for the leadership of another, and many clients that read.
+    pub fn usurpers(seed: u64) -> Self {
+        Self {
+            voters: 3,
+            spares: 0,
+            clients: 12,
+            think_ms: (0, 8),
+            pause_ms: (10, 200),
+            faults: Faults { usurp: 1, ..Faults::NONE },
+            ..Self::new(seed)
+        }
+    }
 }

@@ -6,6 +6,8 @@ use sim::{Report, Scenario, run};
 
 /// Seeds of one run of the tests, when nothing else is said.
 const SEEDS_DEFAULT: u64 = 50;
+/// The same, of those that let one server reach for another's leadership.
+const USURPERS_DEFAULT: u64 = 5;
 
 fn variable(name: &str) -> Option<u64> {
     #[expect(clippy::disallowed_methods, reason = "the way to say which seeds to run")]
@@ -30,25 +32,35 @@ pub(crate) fn keep(report: &Report) {
     }
 }
 
-#[test]
-fn seeds() {
+/// Runs the seeds that the environment names, or `default` ones; none may fail.
+fn all_well(test: &str, default: u64, scenario: impl Fn(u64) -> Scenario) {
     let (first, count) = match variable("SEED") {
         Some(seed) => (seed, 1),
-        None => (variable("FIRST").unwrap_or(1), variable("SEEDS").unwrap_or(SEEDS_DEFAULT)),
+        None => (variable("FIRST").unwrap_or(1), variable("SEEDS").unwrap_or(default)),
     };
     let mut failed = Vec::new();
     for seed in first..first + count {
         #[expect(clippy::disallowed_methods, reason = "real time, for people")]
         let begun = Instant::now();
-        let report = run(Scenario::new(seed));
+        let report = run(scenario(seed));
         show(seed, &report, begun.elapsed());
         keep(&report);
         if let Some(what) = &report.failure {
             failed.push(format!(
-                "{what}\nreplay: (cd tests/sim && SEED={seed} cargo test -p sim --profile sim --test sim \
-                 seeds -- --nocapture)"
+                "{what}\nreplay: (cd tests/sim && SEED={seed} cargo test -p sim --profile sim --test \
+                 sim {test} -- --nocapture)"
             ));
         }
     }
     assert!(failed.is_empty(), "{} of {count} failed:\n{}", failed.len(), failed.join("\n\n"));
+}
+
+#[test]
+fn seeds() {
+    all_well("seeds", SEEDS_DEFAULT, Scenario::new);
+}
+
+#[test]
+fn usurpers() {
+    all_well("usurpers", USURPERS_DEFAULT, Scenario::usurpers);
 }
