@@ -8,15 +8,21 @@ use std::sync::Once;
 /// Ends the process with one line on stderr and exit code 1, without clean-up: for storage errors
 /// and for panics in the state, Raft or gossip, after which going on would spread damage.
 ///
-/// `what` is the fact with its value, `place` the file or room, `remedy` what to do.
+/// `what` is the fact with its value, `place` the file or room, `remedy` what to do. In a
+/// simulation, whose process holds many nodes, it panics instead.
 pub fn fatal(what: &str, place: &str, remedy: &str) -> ! {
     tracing::error!(%what, %place, %remedy, "fatal");
-    #[expect(clippy::print_stderr, reason = "the last words of the process")]
+    #[cfg(feature = "sim")]
+    panic!("fatal: {what}; in {place}; {remedy}");
+    #[cfg(not(feature = "sim"))]
     {
-        eprintln!("fatal: {what}; in {place}; {remedy}");
+        #[expect(clippy::print_stderr, reason = "the last words of the process")]
+        {
+            eprintln!("fatal: {what}; in {place}; {remedy}");
+        }
+        #[expect(clippy::exit, clippy::disallowed_methods, reason = "the one place for it")]
+        std::process::exit(1)
     }
-    #[expect(clippy::exit, clippy::disallowed_methods, reason = "this is the one place for it")]
-    std::process::exit(1)
 }
 
 /// Runs `work`; a panic in it ends the process by [`fatal`].

@@ -1,6 +1,7 @@
 //! What servers ask each other beside Raft.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,9 +10,11 @@ use model::rpc::{Answer, Reply, Request, RpcError};
 use model::seam::{BoxFuture, ByteStream};
 use model::wire::{self, Kind};
 use model::{LogIndex, NodeId};
-use net::{Channel, Limits, NetError, Pool, method};
+use net::{Channel, Limits, NetError, method};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::raft::Transport;
 
 /// Time for a read index: a quorum round, and connecting if need be.
 const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,11 +90,11 @@ pub(super) fn read_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcEr
 }
 
 /// Peers over the network.
-pub(crate) struct NetPeers(Pool);
+pub(crate) struct NetPeers(Arc<dyn Transport>);
 
 impl NetPeers {
-    pub(crate) fn new(pool: Pool) -> Self {
-        Self(pool)
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+        Self(transport)
     }
 
     fn call<T: DeserializeOwned>(

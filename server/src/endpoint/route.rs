@@ -73,6 +73,14 @@ pub(crate) fn route(
             caught_up(standing)?;
             Ok(Route::Here(Confirm::No))
         }
+        #[cfg(feature = "planted")]
+        (Place::Tables, Consistency::Consistent)
+            if !standing.leadership.is_leader
+                && crate::planted::is(crate::planted::Bug::StaleAsConsistent) =>
+        {
+            caught_up(standing)?;
+            Ok(Route::Here(Confirm::No))
+        }
         (Place::Tables, Consistency::Consistent) if !standing.leadership.is_leader => {
             standing.leadership.leader.ok_or(RpcError::NoLeader)?;
             Ok(Route::Here(Confirm::AskLeader))

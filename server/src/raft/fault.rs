@@ -129,7 +129,7 @@ impl OnFault {
     }
 
     /// Tells a test or a simulation, which stops the node by itself.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn told(tell: impl Fn(&str, &str, &str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }

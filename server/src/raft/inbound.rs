@@ -151,6 +151,10 @@ impl Inbound {
     }
 
     fn is_mute(&self) -> bool {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::VoteGuardOff) {
+            return false;
+        }
         self.mute_until.is_some_and(|until| self.clock.now() < until)
     }
 

@@ -90,6 +90,9 @@ pub(crate) struct Machine {
     published: Arc<Published>,
     shelf: Shelf,
     stepping: Stepping,
+    /// The state before the last batch.
+    #[cfg(feature = "planted")]
+    before: State,
 }
 
 impl Machine {
@@ -109,6 +112,8 @@ impl Machine {
             checkpoints: Mutex::default(),
         });
         let machine = Self {
+            #[cfg(feature = "planted")]
+            before: state.clone(),
             state,
             applied: meta.last_log_id,
             membership: meta.last_membership,
@@ -193,6 +198,8 @@ impl Machine {
             waiting.push((index, is_command, responder));
         }
         let (epoch, mut time_ms) = (self.state.epoch(), self.state.cluster_time_ms());
+        #[cfg(feature = "planted")]
+        self.before.clone_from(&self.state);
         let results = self.run(&commands, last.index);
         assert_eq!(results.len(), commands.len(), "one outcome for each command");
         self.applied = Some(last);
@@ -251,6 +258,10 @@ fn index_of(id: Option<LogId>) -> LogIndex {
 /// going on would make this replica differ from the others.
 fn decode(index: LogIndex, bytes: &[u8]) -> EnvelopeV1 {
     match wire::decode(Kind::Envelope, bytes, ENTRY_BYTES_MAX) {
+        #[cfg(feature = "planted")]
+        Ok(envelope) if crate::planted::is(crate::planted::Bug::AppliedTwice) => {
+            EnvelopeV1 { retry: None, ..envelope }
+        }
         Ok(envelope) => envelope,
         Err(cause) => rt::fatal(
             &format!("log entry {index} holds a command that this release cannot read: {cause}"),
@@ -294,6 +305,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 last_log_id: self.applied,
                 last_membership: self.membership.clone(),
             },
+            #[cfg(feature = "planted")]
+            state: if crate::planted::is(crate::planted::Bug::SnapshotWithoutLast) {
+                self.before.clone()
+            } else {
+                self.state.clone()
+            },
+            #[cfg(not(feature = "planted"))]
             state: self.state.clone(),
             shelf: self.shelf.clone(),
             stepping: self.stepping,

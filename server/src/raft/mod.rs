@@ -80,7 +80,7 @@ use self::snapshot::Shelf;
 pub use self::snapshot::archive;
 use self::space::Space;
 use self::timing::Timing;
-use self::transport::Transport;
+pub(crate) use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
 use crate::consensus::{Census, Leadership};
 
@@ -114,17 +114,17 @@ pub(crate) struct Parts {
 }
 
 /// This server's Raft.
-pub struct Raft(Arc<Node>);
+pub struct Raft(pub(crate) Arc<Node>);
 
 /// What futures hold on to that outlive a borrow of [`Raft`].
-struct Node {
-    core: Core,
+pub(crate) struct Node {
+    pub(crate) core: Core,
     config: RaftConfig,
     timing: Timing,
-    published: Arc<Published>,
+    pub(crate) published: Arc<Published>,
     proposer: Proposer,
-    log: LogHandle,
-    inbound: Inbound,
+    pub(crate) log: LogHandle,
+    pub(crate) inbound: Inbound,
     transport: Arc<dyn Transport>,
     census: watch::Receiver<Arc<Census>>,
     contact: Contact,
@@ -318,6 +318,31 @@ impl Node {
 
 fn stopped() -> StartError {
     StartError::Raft("stopped while it started".to_owned())
+}
+
+/// What module `sim` of the crate needs of this room.
+#[cfg(feature = "sim")]
+pub(crate) mod sim {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    pub(crate) use super::Parts;
+    pub(crate) use super::fault::OnFault;
+    use super::log::{Disk, Pace, Stepping};
+    pub(crate) use super::log::{SharedBackend, WitnessMemory};
+    pub(crate) use super::types::{LogId, Runtime};
+
+    /// Everything runs on the runtime that calls.
+    pub(crate) const INLINE: Stepping = Stepping::Inline;
+
+    /// A simulated disk.
+    pub(crate) fn disk(
+        backend: SharedBackend,
+        witness: WitnessMemory,
+        pace: Arc<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Disk {
+        Disk::Simulated { backend, witness, pace: Pace(Some(pace)) }
+    }
 }
 
 struct Opened {

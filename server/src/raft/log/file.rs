@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::NodeId;
 use redb::backends::InMemoryBackend;
@@ -62,13 +63,37 @@ pub(crate) enum Disk {
     /// Nowhere: gone with the process.
     Memory,
     /// On a simulated disk.
-    #[cfg_attr(not(test), expect(dead_code, reason = "made by tests and simulations"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "made by tests and simulations")
+    )]
     Simulated {
         /// Its bytes.
         backend: SharedBackend,
         /// Its witness.
         witness: WitnessMemory,
+        /// How slow it is.
+        pace: Pace,
     },
+}
+
+/// How long each commit of a simulated disk takes.
+#[derive(Clone, Default)]
+pub(crate) struct Pace(pub(crate) Option<Arc<dyn Fn() -> Duration + Send + Sync>>);
+
+impl Pace {
+    /// Lets the time of one commit pass.
+    pub(super) async fn commit(&self) {
+        if let Some(takes) = &self.0 {
+            tokio::time::sleep(takes()).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pace")
+    }
 }
 
 /// A storage backend that outlives the database which uses it.
@@ -158,7 +183,7 @@ fn open_disk(disk: Disk, owner: NodeId) -> Result<Opened, StartError> {
             initialise(&db, path, owner)?;
             whole(db, path, None, owner)
         }
-        Disk::Simulated { backend, witness } => {
+        Disk::Simulated { backend, witness, pace: _ } => {
             let path = Path::new(FILE);
             let new = witness.read().is_none();
             let db = builder().create_with_backend(backend);

@@ -356,6 +356,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let disk = Disk::Simulated {
         backend: SharedBackend(Arc::new(backend)),
         witness: WitnessMemory::default(),
+        pace: Pace::default(),
     };
     let tasks = Tasks::new();
     let (mut store, handle) =
@@ -418,6 +419,7 @@ async fn run_steps(steps: Vec<Step>) {
     let disk = Disk::Simulated {
         backend: SharedBackend(Arc::new(InMemoryBackend::new())),
         witness: WitnessMemory::default(),
+        pace: Pace::default(),
     };
     let open = || {
         LogStore::open(disk.clone(), OWNER, Stepping::Inline, OnFault::fatal(), &tasks)

@@ -108,19 +108,40 @@ impl Witness for WitnessFile {
 }
 
 /// A witness in memory, for simulated disks.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WitnessMemory(Arc<Mutex<Option<[u8; WITNESS_BYTES]>>>);
+#[derive(Clone, Default)]
+pub(crate) struct WitnessMemory {
+    said: Arc<Mutex<Option<[u8; WITNESS_BYTES]>>>,
+    /// Sees each write, and may refuse it.
+    told: Option<Arc<Told>>,
+}
+
+type Told = dyn Fn(&[u8; WITNESS_BYTES]) -> io::Result<()> + Send + Sync;
 
 impl WitnessMemory {
+    /// One that says this and tells of each write.
+    #[cfg(feature = "sim")]
+    pub(crate) fn told(said: Option<[u8; WITNESS_BYTES]>, told: Arc<Told>) -> Self {
+        Self { said: Arc::new(Mutex::new(said)), told: Some(told) }
+    }
+
     /// What was written last.
     pub(super) fn read(&self) -> Option<[u8; WITNESS_BYTES]> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for WitnessMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WitnessMemory")
     }
 }
 
 impl Witness for WitnessMemory {
     fn write(&mut self, bytes: &[u8; WITNESS_BYTES]) -> io::Result<()> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*bytes);
+        if let Some(told) = &self.told {
+            told(bytes)?;
+        }
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(*bytes);
         Ok(())
     }
 }

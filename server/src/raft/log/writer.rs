@@ -9,7 +9,7 @@ use redb::{Database, ReadableTable as _, Table};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::file::{LOG, META, meta};
+use super::file::{LOG, META, Pace, meta};
 use super::record;
 use super::tail::Riders;
 use super::witness::{self, Witness};
@@ -152,6 +152,8 @@ impl Writer {
         let mut vote = None;
         {
             let mut log = transaction.open_table(LOG)?;
+            #[cfg(feature = "planted")]
+            let jobs = planted_order(jobs);
             for job in jobs {
                 riders.purged = job.riders.purged.max(riders.purged);
                 riders.committed = job.riders.committed.or(riders.committed);
@@ -247,10 +249,40 @@ pub(super) fn on_thread(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) -> io
 }
 
 /// The same as a future: for simulations, which step it.
-pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>, pace: Pace) {
     while let Some(first) = jobs.recv().await {
-        if !writer.run(take(first, &mut jobs)) {
+        let batch = take(first, &mut jobs);
+        #[cfg(feature = "planted")]
+        let batch = planted_callbacks(batch);
+        pace.commit().await;
+        if !writer.run(batch) {
             break;
         }
     }
+}
+
+/// Bug "call-back before sync": who waits for an append is told at once.
+#[cfg(feature = "planted")]
+fn planted_callbacks(batch: Vec<Job>) -> Vec<Job> {
+    if !crate::planted::is(crate::planted::Bug::CallbackBeforeSync) {
+        return batch;
+    }
+    let told = |job| match job {
+        Job { riders, work: Work::Append { ticket, entries, done } } => {
+            done.io_completed(Ok(()));
+            Job { riders, work: Work::Append { ticket, entries, done: IOFlushed::noop() } }
+        }
+        job => job,
+    };
+    batch.into_iter().map(told).collect()
+}
+
+/// Bug "truncate not ordered": truncations come behind the appends that follow them.
+#[cfg(feature = "planted")]
+fn planted_order(jobs: &[Job]) -> Vec<&Job> {
+    let mut jobs: Vec<&Job> = jobs.iter().collect();
+    if crate::planted::is(crate::planted::Bug::TruncateNotOrdered) {
+        jobs.sort_by_key(|job| matches!(job.work, Work::Truncate { .. }));
+    }
+    jobs
 }
