@@ -25,7 +25,7 @@ pub(crate) mod method {
     /// `SnapshotOpenV1`, then a stream of the file's bytes -> one `SnapshotInstalledV1`.
     pub(crate) const SNAPSHOT: u16 = RAFT + 5;
     /// Empty -> `StatsV1`: what a server says about itself.
-    pub(crate) const STATS: u16 = RAFT + 6;
+    pub(crate) const STATS: u16 = RAFT + 8;
 }
 
 /// A way to other servers.
