@@ -24,12 +24,12 @@ pub(crate) mod method {
     pub(crate) const APPEND_STREAM: u16 = RAFT + 4;
     /// `SnapshotOpenV1`, then a stream of the file's bytes -> one `SnapshotInstalledV1`.
     pub(crate) const SNAPSHOT: u16 = RAFT + 5;
-    /// Empty -> `StatsV1`: what a server says about itself.
-    pub(crate) const STATS: u16 = RAFT + 6;
     /// Empty -> `CheckpointsV1`.
-    pub(crate) const CHECKPOINTS: u16 = RAFT + 7;
+    pub(crate) const CHECKPOINTS: u16 = RAFT + 6;
     /// `DifferenceV1` -> empty.
-    pub(crate) const DIFFERENCE: u16 = RAFT + 8;
+    pub(crate) const DIFFERENCE: u16 = RAFT + 7;
+    /// Empty -> `StatsV1`: what a server says about itself.
+    pub(crate) const STATS: u16 = RAFT + 8;
 }
 
 /// A way to other servers.
