@@ -29,13 +29,14 @@ fn writer(
     address: String,
     stop: Arc<AtomicBool>,
     bytes: usize,
+    round: usize,
 ) -> std::thread::JoinHandle<BTreeSet<String>> {
     crate::support::thread(move || {
         let mut acknowledged = BTreeSet::new();
         let value = vec![b'x'; bytes];
         let mut n = 0_u32;
         while !stop.load(Ordering::Relaxed) {
-            let key = format!("w/{n:06}");
+            let key = format!("w/{round}-{n:06}");
             let path = format!("/v1/kv/{key}");
             let limit = Duration::from_secs(10);
             match request(&address, "PUT", &path, &[], &value, limit) {
@@ -80,7 +81,7 @@ fn a_full_disk_ends_a_server_in_one_line_and_nothing_acknowledged_is_lost() {
     server.wait_for_leader();
     server.put("/v1/kv/w/first", "x");
     let stop = Arc::new(AtomicBool::new(false));
-    let writing = writer(server.address(), Arc::clone(&stop), 20_000);
+    let writing = writer(server.address(), Arc::clone(&stop), 20_000, 0);
     eventually("some writes", || {
         let count = http(&server.address(), "GET", "/v1/kv/w/?keys&stale", b"")?;
         if count.text().matches("w/").count() > 20 { Ok(()) } else { Err(count.text()) }
@@ -151,18 +152,19 @@ fn a_failed_write_or_sync_ends_a_server_and_nothing_acknowledged_is_lost() {
     server.put("/v1/kv/w/first", "x");
     let mut all = BTreeSet::from(["w/first".to_owned()]);
     server.kill();
-    for (what, errno, said) in [
+    let faults = [
         ('s', libc::EIO, "Input/output error"),
         ('w', libc::EIO, "Input/output error"),
         ('w', libc::EROFS, "Read-only file system"),
         ('s', libc::ENOSPC, "No space left"),
-    ] {
+    ];
+    for (round, (what, errno, said)) in faults.into_iter().enumerate() {
         let _ = std::fs::remove_file(&server.log);
         server.start();
         server.wait_for_leader();
         nothing_lost(&server, &all);
         let stop = Arc::new(AtomicBool::new(false));
-        let writing = writer(server.address(), Arc::clone(&stop), 100);
+        let writing = writer(server.address(), Arc::clone(&stop), 100, round);
         let before = server.json("/v1/agent/self")["Stats"]["raft"]["last_log_index"].clone();
         let before: u64 = before.as_str().and_then(|text| text.parse().ok()).expect("a number");
         eventually("some writes", || {
@@ -187,6 +189,72 @@ fn a_failed_write_or_sync_ends_a_server_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_leader_whose_disk_fails_is_replaced_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = Network::new();
+    let mut servers = Vec::new();
+    for n in 1..=3 {
+        let own = dir.path().join(format!("of-s{n}"));
+        std::fs::create_dir(&own).expect("a directory");
+        let Some(shim) = Shim::build(&own) else { return };
+        let ip = network.ip(n);
+        let args = vec![
+            format!("-node=s{n}"),
+            format!("-bind={ip}"),
+            format!("-client={ip}"),
+            format!("-data-dir={}", own.join("data").display()),
+            format!("-retry-join={}", network.ip(1)),
+            "-retry-interval=2s".to_owned(),
+            "-server".to_owned(),
+            "-bootstrap-expect=3".to_owned(),
+        ];
+        let mut server = Muster::prepare(dir.path(), &ip, &format!("s{n}"), args);
+        server.variables = shim.variables();
+        server.start();
+        servers.push((server, shim));
+    }
+    for (server, _) in &servers {
+        server.wait_for_leader();
+    }
+    let mut all = BTreeSet::new();
+    for round in 0..2 {
+        let place = servers[0].0.wait_for_leader();
+        let leads = |(server, _): &(Muster, Shim)| place == format!("\"{}:8300\"", server.ip);
+        let leader = servers.iter().position(leads).expect("one of them");
+        let asked = &servers[(leader + 1) % 3].0;
+        let stop = Arc::new(AtomicBool::new(false));
+        let writing = writer(asked.address(), Arc::clone(&stop), 100, round);
+        let count = || {
+            let answer = http(&asked.address(), "GET", "/v1/kv/w/?keys&stale", b"")?;
+            Ok::<_, String>(answer.text().matches("w/").count())
+        };
+        let go_on = |from: usize| {
+            within(Duration::from_secs(30), "writes", || match count()? {
+                now if now > from + 20 => Ok(now),
+                now => Err(now.to_string()),
+            })
+        };
+        let before = go_on(count().expect("it answers"));
+        servers[leader].1.order(if round == 0 { 's' } else { 'w' }, libc::EIO);
+        go_on(before);
+        let code = servers[leader].0.wait(Duration::from_secs(30)).code();
+        assert_eq!(code, Some(1), "{}", servers[leader].0.tail());
+        stop.store(true, Ordering::Relaxed);
+        all.extend(writing.join().expect("no panic"));
+        let line = last_words(&servers[leader].0);
+        assert!(line.contains("raft.redb") && line.contains("Input/output error"), "{line}");
+        servers[leader].1.heal();
+        std::fs::remove_file(&servers[leader].0.log).expect("a log");
+        servers[leader].0.start();
+        for (server, _) in &servers {
+            server.wait_for_leader();
+            nothing_lost(server, &all);
+        }
+    }
+    assert!(all.len() > 40, "only {}", all.len());
+}
+
+#[test]
 fn after_a_power_cut_of_all_servers_nothing_acknowledged_is_lost() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(disk) = Disk::ext4(dir.path(), 256) else { return };
@@ -204,7 +272,7 @@ fn after_a_power_cut_of_all_servers_nothing_acknowledged_is_lost() {
     let mut all = BTreeSet::new();
     for round in 0..2 {
         let stop = Arc::new(AtomicBool::new(false));
-        let writing = writer(servers[round].address(), Arc::clone(&stop), 500);
+        let writing = writer(servers[round].address(), Arc::clone(&stop), 500, round);
         let path = format!("/v1/kv/round/{round}");
         servers[0].put(&path, "x");
         let reached = |count: usize| {
@@ -215,7 +283,7 @@ fn after_a_power_cut_of_all_servers_nothing_acknowledged_is_lost() {
                 if now > count { Ok(()) } else { Err(now.to_string()) }
             });
         };
-        reached(60);
+        reached(all.len() + 60);
         // What nobody synced must be gone: or the cut was none, and the test proves nothing.
         let unsynced = disk.path.join(format!("unsynced-{round}"));
         std::fs::write(&unsynced, b"x").expect("written");

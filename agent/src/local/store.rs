@@ -35,6 +35,10 @@ const QUEUE_MAX: usize = 1_024;
 const CACHE_BYTES: usize = 1 << 20;
 /// A heartbeat that changes nothing is on the disk after this time, together with all others.
 const HEARTBEAT_DELAY: Duration = Duration::from_secs(1);
+/// After a failed write, the time until the next try when nothing new comes.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// Changes that are kept while the disk takes none; with more than that only a new start helps.
+const UNSAVED_MAX: usize = 65_536;
 
 /// Why definitions on disk could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -74,8 +78,8 @@ pub enum StoreError {
     },
     /// A change is in force but not on the disk.
     #[error(
-        "cannot write {path}: {cause}; the change is in force but will be lost when this agent \
-         stops", path = path.display()
+        "cannot write {path}: {cause}; the change is in force and is written once the disk takes it, \
+         but is lost if this agent stops before", path = path.display()
     )]
     Write {
         /// The file.
@@ -176,7 +180,18 @@ pub(crate) async fn open(path: PathBuf) -> Result<(OpenStore, Loaded), StoreErro
 #[derive(Debug)]
 pub(crate) struct OpenStore {
     path: PathBuf,
-    database: Database,
+    held: Mutex<Held>,
+}
+
+/// What the writer holds between two commits.
+#[derive(Debug)]
+struct Held {
+    /// `None` after a failure: redb refuses all further work until it is opened anew.
+    database: Option<Database>,
+    unsaved: Vec<Edit>,
+    heartbeats: BTreeMap<Name, TtlRecord>,
+    /// Changes had to be dropped: the file must not be written as if it were whole.
+    incomplete: bool,
 }
 
 impl OpenStore {
@@ -199,7 +214,7 @@ impl OpenStore {
         } else if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
             return Err(StoreError::Damaged { path, what: "it is empty".into() });
         }
-        let database = builder().open(&path).map_err(|cause| match cause {
+        let database = open_database(&path).map_err(|cause| match cause {
             redb::DatabaseError::Storage(redb::StorageError::Io(cause))
                 if matches!(
                     cause.kind(),
@@ -213,15 +228,16 @@ impl OpenStore {
             }
             cause => open_error(cause.into()),
         })?;
-        let store = Self { path, database };
-        let loaded = store.load()?;
-        Ok((store, loaded))
+        let loaded = Self::load(&path, &database)?;
+        let (unsaved, heartbeats) = (Vec::new(), BTreeMap::new());
+        let held = Held { database: Some(database), unsaved, heartbeats, incomplete: false };
+        Ok((Self { path, held: Mutex::new(held) }, loaded))
     }
 
-    fn load(&self) -> Result<Loaded, StoreError> {
-        let damaged = |what: String| StoreError::Damaged { path: self.path.clone(), what };
+    fn load(path: &Path, database: &Database) -> Result<Loaded, StoreError> {
+        let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
         let failed = |cause: redb::Error| damaged(cause.to_string());
-        let read = self.database.begin_read().map_err(|cause| failed(cause.into()))?;
+        let read = database.begin_read().map_err(|cause| failed(cause.into()))?;
         let meta = read.open_table(META).map_err(|cause| failed(cause.into()))?;
         let magic = meta.get("magic").map_err(|cause| failed(cause.into()))?;
         if magic.is_none_or(|found| found.value() != MAGIC) {
@@ -238,7 +254,7 @@ impl OpenStore {
                 || "unnamed".to_owned(),
                 |found| String::from_utf8_lossy(found.value()).escape_debug().to_string(),
             );
-            return Err(StoreError::Newer { path: self.path.clone(), release, found: version });
+            return Err(StoreError::Newer { path: path.to_owned(), release, found: version });
         }
         let table = |definition: TableDefinition<&str, &[u8]>| -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
             let table = read.open_table(definition)?;
@@ -265,54 +281,47 @@ impl OpenStore {
         Ok(loaded)
     }
 
+    /// Commits these together with what could not be written before.
     fn write(
         &self,
-        jobs: &[Job],
-        heartbeats: &BTreeMap<Name, TtlRecord>,
+        edits: Vec<Edit>,
+        heartbeats: BTreeMap<Name, TtlRecord>,
     ) -> Result<(), StoreError> {
-        self.commit(jobs, heartbeats).map_err(|cause| {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.incomplete |= held.unsaved.len().saturating_add(edits.len()) > UNSAVED_MAX;
+        if held.incomplete {
+            held.unsaved.clear();
+        } else {
+            held.unsaved.extend(edits);
+            held.heartbeats.extend(heartbeats);
+        }
+        self.commit(&mut held).map_err(|cause| {
+            held.database = None;
             tracing::error!(path = %self.path.display(), %cause, "cannot write");
             StoreError::Write { path: self.path.clone(), cause: Arc::new(cause) }
         })
     }
 
-    fn commit(
-        &self,
-        jobs: &[Job],
-        heartbeats: &BTreeMap<Name, TtlRecord>,
-    ) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            let mut services = write.open_table(SERVICES)?;
-            let mut checks = write.open_table(CHECKS)?;
-            let mut ttl = write.open_table(TTL)?;
-            for (id, record) in heartbeats {
-                ttl.insert(&**id, encode(record).as_slice())?;
-            }
-            for edit in jobs.iter().flat_map(|job| &job.edits) {
-                match edit {
-                    Edit::PutService(definition) => {
-                        services.insert(
-                            &*definition.service.id,
-                            encode(definition.as_ref()).as_slice(),
-                        )?;
-                    }
-                    Edit::DropService(id) => {
-                        services.remove(&**id)?;
-                    }
-                    Edit::PutCheck(definition) => {
-                        let record = encode(definition.as_ref());
-                        checks.insert(&*definition.check.id, record.as_slice())?;
-                    }
-                    Edit::DropCheck(id) => {
-                        checks.remove(&**id)?;
-                        ttl.remove(&**id)?;
-                    }
-                }
-            }
+    fn commit(&self, held: &mut Held) -> Result<(), redb::Error> {
+        if held.incomplete {
+            return Err(redb::Error::PreviousIo);
         }
-        write.commit()?;
+        if held.database.is_none() {
+            let opened = rt::panic_as_error(|| open_database(&self.path));
+            held.database = Some(opened.map_err(redb::Error::Corrupted)??);
+        }
+        if let Some(database) = &held.database {
+            put(database, &held.unsaved, &held.heartbeats)?;
+        }
+        held.unsaved.clear();
+        held.heartbeats.clear();
         Ok(())
+    }
+
+    /// Whether something waits for the disk to take it.
+    fn behind(&self) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.database.is_none() && !held.incomplete
     }
 
     /// Starts the writer. It ends once all that was queued before the stop is written.
@@ -341,12 +350,15 @@ async fn write_all(
             }
             count = queue.recv_many(&mut jobs, QUEUE_MAX) => count > 0,
             () = heartbeats.due() => true,
+            () = tokio::time::sleep(RETRY_DELAY), if store.behind() => true,
         };
         let noted = heartbeats.take();
-        if !(jobs.is_empty() && noted.is_empty()) {
+        let retry = store.behind();
+        if retry || !(jobs.is_empty() && noted.is_empty()) {
             let writer = Arc::clone(&store);
             let written = tokio::task::spawn_blocking(move || {
-                let result = writer.write(&jobs, &noted);
+                let edits = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.edits));
+                let result = writer.write(edits.collect(), noted);
                 for job in jobs {
                     let _ = job.done.send(result.clone());
                 }
@@ -365,6 +377,48 @@ fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::DatabaseError> {
+    builder().open(path)
+}
+
+/// Writes all of these, or none.
+fn put(
+    database: &Database,
+    edits: &[Edit],
+    heartbeats: &BTreeMap<Name, TtlRecord>,
+) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut services = write.open_table(SERVICES)?;
+        let mut checks = write.open_table(CHECKS)?;
+        let mut ttl = write.open_table(TTL)?;
+        for (id, record) in heartbeats {
+            ttl.insert(&**id, encode(record).as_slice())?;
+        }
+        for edit in edits {
+            match edit {
+                Edit::PutService(definition) => {
+                    let record = encode(definition.as_ref());
+                    services.insert(&*definition.service.id, record.as_slice())?;
+                }
+                Edit::DropService(id) => {
+                    services.remove(&**id)?;
+                }
+                Edit::PutCheck(definition) => {
+                    let record = encode(definition.as_ref());
+                    checks.insert(&*definition.check.id, record.as_slice())?;
+                }
+                Edit::DropCheck(id) => {
+                    checks.remove(&**id)?;
+                    ttl.remove(&**id)?;
+                }
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
 }
 
 /// Makes the file under another name first, so that a crash never leaves half of one.

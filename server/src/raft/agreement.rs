@@ -15,7 +15,7 @@ use super::Core;
 use super::checkpoint::{Checkpoint, Verdict, judge};
 use super::fault::OnFault;
 use super::machine::Published;
-use super::mirror::{CheckpointsV1, DifferenceV1, message, read_message};
+use super::mirror::{AddressedV1, CheckpointsV1, DifferenceV1, message, read_message};
 use super::transport::{Transport, method};
 use super::types::RaftId;
 
@@ -78,7 +78,7 @@ impl Agreement {
             if *id == self.us {
                 return Some((*id, self.published.checkpoints()));
             }
-            let body = message(&());
+            let body = message(&AddressedV1 { to: id.0, request: () });
             let channel = Channel::RaftControl;
             let call =
                 self.transport.call(*address, channel, method::CHECKPOINTS, body, ANSWER_MAX);
@@ -144,7 +144,7 @@ impl Agreement {
             return;
         }
         let Some(address) = servers.get(&id) else { return };
-        let body = message(&difference);
+        let body = message(&AddressedV1 { to: id.0, request: difference });
         let (channel, number) = (Channel::RaftControl, method::DIFFERENCE);
         let told = self.transport.call(*address, channel, number, body, ANSWER_MAX).await;
         if let Err(cause) = told {

@@ -1,10 +1,11 @@
 //! What other servers ask of this one's Raft.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use model::NodeId;
 use model::rpc::RpcError;
 use model::seam::{BoxFuture, ByteStream};
 use net::{Channel, NetError, Peer, Role};
@@ -20,9 +21,9 @@ use super::fault::OnFault;
 use super::log::Stepping;
 use super::machine::{Machine, Published};
 use super::mirror::{
-    AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, SnapshotInstalledV1, SnapshotOpenV1,
-    StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
-    read_message,
+    AddressedV1, AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, SnapshotInstalledV1,
+    SnapshotOpenV1, StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1,
+    message, read_message,
 };
 use super::snapshot::{Incoming, Shelf};
 use super::transport::method;
@@ -64,6 +65,7 @@ impl Contact {
 /// The asked side of this room.
 #[derive(Clone)]
 pub(crate) struct Inbound {
+    pub(crate) us: NodeId,
     pub(crate) raft: Raft<TypeConfig, Machine>,
     pub(crate) shelf: Shelf,
     pub(crate) published: Arc<Published>,
@@ -83,7 +85,7 @@ impl Inbound {
     pub(crate) async fn call(self, method: u16, body: Bytes) -> Result<Bytes, NetError> {
         match method {
             method::VOTE | method::PRE_VOTE => {
-                let request: VoteRequestV1 = read(&body)?;
+                let request: VoteRequestV1 = self.read(&body)?;
                 // A transfer of leadership is the old leader's own wish: it has given up its lease.
                 let transfer = openraft::raft::VoteRequest::from(request);
                 if !transfer.leadership_transfer && self.is_mute() {
@@ -98,7 +100,7 @@ impl Inbound {
                 Ok(message(&VoteResponseV1::from(&answer)))
             }
             method::APPEND => {
-                let request: AppendV1 = read(&body)?;
+                let request: AppendV1 = self.read(&body)?;
                 let request = convert::<_, AppendEntriesRequest<TypeConfig>>(request)?;
                 let answer = self.raft.append_entries(request).await;
                 let answer = answer.map_err(|error| refused(error.unwrap_fatal()))?;
@@ -108,13 +110,16 @@ impl Inbound {
                 Ok(message(&AppendedV1::from(&answer)))
             }
             method::TRANSFER => {
-                let request: TransferV1 = read(&body)?;
+                let request: TransferV1 = self.read(&body)?;
                 let answer = self.raft.handle_transfer_leader(request.into()).await;
                 Ok(message(&TransferredV1::from(&answer.map_err(refused)?)))
             }
-            method::CHECKPOINTS => Ok(message(&CheckpointsV1::from(self.published.checkpoints()))),
+            method::CHECKPOINTS => {
+                let () = self.read(&body)?;
+                Ok(message(&CheckpointsV1::from(self.published.checkpoints())))
+            }
             method::DIFFERENCE => {
-                let difference: DifferenceV1 = read(&body)?;
+                let difference: DifferenceV1 = self.read(&body)?;
                 agreement::hear(&difference, &self.published, &self.on_fault);
                 Ok(message(&()))
             }
@@ -130,9 +135,16 @@ impl Inbound {
     pub(crate) fn append_stream(self, incoming: ByteStream) -> ByteStream {
         // A message that is no append ends the input, and with it the stream: the leader sees that
         // answers are missing and begins anew.
+        let strayed = Arc::new(OnceLock::new());
+        let (us, to_note) = (self.us, Arc::clone(&strayed));
         let requests = incoming
-            .map(|bytes| {
-                let request: AppendV1 = read_message(&bytes.ok()?).ok()?;
+            .map(move |bytes| {
+                let AddressedV1 { to, request } = read_message(&bytes.ok()?).ok()?;
+                if to != us {
+                    let _ = to_note.set(to);
+                    return None;
+                }
+                let request: AppendV1 = request;
                 AppendEntriesRequest::<TypeConfig>::try_from(request).ok()
             })
             .take_while(|request| std::future::ready(request.is_some()))
@@ -146,7 +158,14 @@ impl Inbound {
             }
             Ok(message(&answer))
         });
-        Box::pin(answers)
+        let end = stream::once(async move { strayed.get().map(|to| Err(misaddressed(us, *to))) });
+        Box::pin(answers.chain(end.filter_map(std::future::ready)))
+    }
+
+    /// The request in these bytes, if it is meant for this server.
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
+        let AddressedV1 { to, request } = read(body)?;
+        if to == self.us { Ok(request) } else { Err(misaddressed(self.us, to).into()) }
     }
 
     /// Receives a snapshot, verifies it, installs it.
@@ -162,7 +181,7 @@ impl Inbound {
         first: Bytes,
         mut incoming: ByteStream,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let open: SnapshotOpenV1 = read(&first).map_err(RpcError::from)?;
+        let open: SnapshotOpenV1 = self.read(&first).map_err(RpcError::from)?;
         let vote = Vote::from(open.vote);
         let meta: SnapshotMeta = convert(open.meta).map_err(RpcError::from)?;
         let ours = self.raft.metrics().borrow_watched().vote;
@@ -207,6 +226,10 @@ impl Inbound {
             Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
         }
     }
+}
+
+fn misaddressed(us: NodeId, to: NodeId) -> RpcError {
+    RpcError::Protocol(format!("server {to} is not here any more, but {us} is"))
 }
 
 fn broken(cause: impl std::fmt::Display) -> RpcError {

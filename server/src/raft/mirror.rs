@@ -93,6 +93,15 @@ pub(crate) struct SnapshotMetaV1 {
     last_membership: StoredMembershipV1,
 }
 
+/// A request and the server that it is meant for. Connections are made by address, and behind an
+/// address another server may have come up: one that lost its data, and with it its id. What it
+/// holds, votes and acknowledges must never count for the one that was there before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AddressedV1<T> {
+    pub(crate) to: NodeId,
+    pub(crate) request: T,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct VoteRequestV1 {
     vote: VoteV1,

@@ -179,6 +179,7 @@ impl Raft {
             .map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
+            us: config.node_id,
             raft: core.clone(),
             shelf,
             published: Arc::clone(&published),

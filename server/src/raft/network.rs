@@ -25,8 +25,9 @@ use serde::de::DeserializeOwned;
 
 use super::log::Stepping;
 use super::mirror::{
-    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotMetaV1, SnapshotOpenV1, StreamAppendedV1,
-    TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+    AddressedV1, AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotMetaV1, SnapshotOpenV1,
+    StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
+    read_message,
 };
 use super::snapshot::Stored;
 use super::transport::{Transport, method};
@@ -121,7 +122,7 @@ impl Link {
         request: &Q,
         option: &RPCOption,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let body = message(request);
+        let body = message(&AddressedV1 { to: self.target.0, request });
         let timeout = option.soft_ttl();
         let call = self.transport.call(self.to(), Channel::RaftControl, method, body, timeout);
         let answer = call.await.map_err(|cause| rpc_error(&cause))?;
@@ -141,8 +142,12 @@ fn rpc_error(cause: &NetError) -> RPCError<TypeConfig> {
     }
 }
 
+/// What was refused as a message, for one because another server is there now, is so again at once.
 fn stream_error(cause: &RpcError) -> RPCError<TypeConfig> {
-    RPCError::Network(NetworkError::new(cause))
+    match cause {
+        RpcError::Protocol(_) => RPCError::Unreachable(Unreachable::new(cause)),
+        cause => RPCError::Network(NetworkError::new(cause)),
+    }
 }
 
 /// One answer of an append stream.
@@ -190,8 +195,11 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 return Ok::<_, RPCError<TypeConfig>>(stream::empty().boxed());
             };
             let requests = stream::once(std::future::ready(first)).chain(input);
-            let outgoing: ByteStream =
-                Box::pin(requests.map(|request| Ok(message(&AppendV1::from(&request)))));
+            let to = link.target.0;
+            let outgoing: ByteStream = Box::pin(requests.map(move |request| {
+                let request = AppendV1::from(&request);
+                Ok(message(&AddressedV1 { to, request }))
+            }));
             let number = method::APPEND_STREAM;
             let none = Bytes::new();
             let limit = STREAM_OPEN_TIMEOUT;
@@ -232,11 +240,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let stored = snapshot.snapshot;
-        let open = message(&SnapshotOpenV1 {
+        let request = SnapshotOpenV1 {
             vote: (&vote).into(),
             meta: SnapshotMetaV1::from(&snapshot.meta),
             bytes: stored.bytes(),
-        });
+        };
+        let open = message(&AddressedV1 { to: self.target.0, request });
         let outgoing = file_stream(&stored, self.stepping)?;
         let sending = async {
             let mut answers = self

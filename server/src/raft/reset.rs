@@ -239,10 +239,22 @@ mod tests {
         fs::remove_dir_all(dir.join("raft")).expect("removed");
         let text = start(dir, OWNER_ID).expect_err("refused").to_string();
         assert!(text.contains("raft is damaged") && text.contains("operator raft reset"), "{text}");
+        fs::write(dir.join(OWNER), b"\xff").expect("written");
+        let text = start(dir, OWNER_ID).expect_err("refused").to_string();
+        assert!(text.contains("raft-owner is damaged"), "{text}");
         assert_eq!(reset(dir, false).expect("damaged").retired, Some(OWNER_ID));
         start(dir, NodeId([8; 16])).expect("a new server");
         let empty = tempfile::tempdir().expect("a directory");
         assert!(matches!(reset(empty.path(), true), Err(ResetError::Nothing { .. })));
+    }
+
+    #[test]
+    fn a_damaged_name_of_the_owner_is_mended_from_a_whole_log() {
+        let directory = server();
+        let path = directory.path().join(OWNER);
+        fs::write(&path, "half an id").expect("written");
+        start(directory.path(), OWNER_ID).expect("the log is whole");
+        assert_eq!(read_id(&path), Some(OWNER_ID));
     }
 
     #[tokio::test]

@@ -129,14 +129,24 @@ fn open_disk(disk: Disk, owner: NodeId) -> Result<Opened, StartError> {
             let directory = raft_directory(&data_dir);
             let owned_by = read_owner(&data_dir)?;
             if is_new(&directory)? {
-                if owned_by.is_some_and(|id| id == owner) {
-                    let what = "it is missing or empty, though this server had a Raft log in it";
-                    return Err(StartError::damaged(&directory, what));
+                match owned_by {
+                    Owned::Unsaid => {}
+                    // Left by a reset: this is another server now.
+                    Owned::By(other) if other != owner => {}
+                    Owned::By(_) => {
+                        let what =
+                            "it is missing or empty, though this server had a Raft log in it";
+                        return Err(StartError::damaged(&directory, what));
+                    }
+                    Owned::Unreadable => {
+                        let what = "it names no server, and the Raft log is missing";
+                        return Err(StartError::damaged(&data_dir.join(OWNER), what));
+                    }
                 }
                 create(&data_dir, owner)?;
             }
             let opened = open_directory(&directory, owner)?;
-            if owned_by != Some(owner) {
+            if owned_by != Owned::By(owner) {
                 write_owner(&data_dir, owner)?;
             }
             Ok(opened)
@@ -175,16 +185,22 @@ fn is_new(directory: &Path) -> Result<bool, StartError> {
 }
 
 /// Whose log the directory is said to hold.
-fn read_owner(data_dir: &Path) -> Result<Option<NodeId>, StartError> {
+#[derive(PartialEq, Eq)]
+enum Owned {
+    Unsaid,
+    By(NodeId),
+    /// No harm while the log is there: it knows its owner itself.
+    Unreadable,
+}
+
+fn read_owner(data_dir: &Path) -> Result<Owned, StartError> {
     let path = data_dir.join(OWNER);
-    match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|cause| {
-            StartError::damaged(&path, format!("its content is no id of a server: {cause}"))
-        }),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => {
-            Err(StartError::damaged(&path, "its content is no id of a server"))
-        }
+    match fs::read(&path) {
+        Ok(bytes) => Ok(std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map_or(Owned::Unreadable, Owned::By)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Owned::Unsaid),
         Err(cause) => Err(StartError::io("read", &path, cause)),
     }
 }

@@ -3,4 +3,5 @@
 mod cluster;
 mod equal;
 mod hub;
+mod identity;
 mod sockets;
