@@ -97,11 +97,9 @@ pub fn reset(data_dir: &Path, force: bool) -> Result<ResetDone, ResetError> {
     // First of all: from here on no start under the old id gets through.
     let gone: Vec<NodeId> = [ours, owner].into_iter().flatten().collect();
     retire(data_dir, &gone)?;
-    match fs::remove_file(&node_id_file) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("remove", &node_id_file)(cause));
-        }
-        _ => {}
+    remove(&node_id_file)?;
+    if owner.is_none() {
+        remove(&owner_file)?;
     }
     sync(data_dir)?;
     let aside = free_name(data_dir)?;
@@ -149,6 +147,13 @@ fn is_damage(error: &StartError) -> bool {
 
 /// The same number on every Unix.
 const EIO: i32 = 5;
+
+fn remove(path: &Path) -> Result<(), ResetError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
 
 fn read_id(path: &Path) -> Option<NodeId> {
     fs::read_to_string(path).ok()?.trim().parse().ok()

@@ -101,3 +101,31 @@ async fn a_flipped_bit_is_refused_or_harmless() {
     }
     assert!(refused > 10, "only {refused} were refused");
 }
+
+#[tokio::test]
+async fn what_the_disk_did_not_take_is_written_once_it_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, away) = (folder.path().join("local.redb"), folder.path().join("away"));
+    let (store, _) = open(path.clone()).await.expect("created");
+    let record = |n| TtlRecord { status: Status::Passing, output: "".into(), expires_wall_ms: n };
+    let noted = |id: &str, n| BTreeMap::from([(Name::from(id), record(n))]);
+    store.write(vec![], noted("a", 1)).expect("written");
+    // redb refuses all work after a failure, and the file cannot be opened anew either.
+    store.held.lock().expect("not poisoned").database = None;
+    std::fs::rename(&path, &away).expect("moved");
+    let refused = store.write(vec![Edit::DropCheck("a".into())], noted("b", 2));
+    assert!(refused.expect_err("no file").to_string().contains("once the disk takes it"));
+    assert!(store.write(vec![], noted("c", 3)).is_err() && store.behind());
+    std::fs::rename(&away, &path).expect("moved back");
+    store.write(vec![], BTreeMap::new()).expect("written");
+    assert!(!store.behind());
+    drop(store);
+    let (store, loaded) = open(path.clone()).await.expect("opens");
+    let ids: Vec<&str> = loaded.ttl.keys().map(|id| &**id).collect();
+    assert_eq!(ids, ["b", "c"]);
+
+    // What had to be dropped must not look as if it had been written.
+    let many = (0..=UNSAVED_MAX).map(|n| Edit::DropService(n.to_string().into()));
+    assert!(store.write(many.collect(), BTreeMap::new()).is_err());
+    assert!(store.write(vec![], BTreeMap::new()).is_err() && !store.behind());
+}
