@@ -81,7 +81,8 @@ pub struct ResetDone {
 pub fn reset(data_dir: &Path, force: bool) -> Result<ResetDone, ResetError> {
     let raft = log::raft_directory(data_dir);
     let owner_file = data_dir.join(OWNER);
-    if !raft.exists() && !owner_file.exists() {
+    let empty = fs::read_dir(&raft).map_or(true, |mut files| files.next().is_none());
+    if empty && !owner_file.exists() {
         return Err(ResetError::Nothing { path: raft });
     }
     let node_id_file = data_dir.join("node-id");
@@ -121,7 +122,8 @@ pub fn retired(data_dir: &Path) -> Result<Option<Vec<NodeId>>, ResetError> {
     };
     let ids = text.lines().map(|line| {
         line.parse().map_err(|cause| {
-            let what = format!("\"{}\" is {cause}", line.escape_debug());
+            let line = line.escape_debug();
+            let what = format!("\"{line}\" is {cause}; write whole ids there, one a line");
             ResetError::Damaged { path: path.clone(), what }
         })
     });
