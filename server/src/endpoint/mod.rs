@@ -287,8 +287,10 @@ impl Endpoint {
     fn standing(&self) -> Standing {
         let consensus = &self.parts.consensus;
         let since_start = self.now() - self.started;
+        // Copied first: nothing else is borrowed while this is.
+        let leadership = *consensus.leadership().borrow();
         Standing {
-            leadership: *consensus.leadership().borrow(),
+            leadership,
             ready: consensus.ready(),
             leaderless: consensus.last_contact_ms().map_or(since_start, Duration::from_millis),
         }

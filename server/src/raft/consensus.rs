@@ -21,6 +21,9 @@ use super::{Core, Raft};
 use super::{errors, leadership};
 use crate::consensus::{Census, Consensus, Leadership, Proposal};
 
+/// Time beyond its own limits in which openraft must have answered.
+const CORE_GRACE: Duration = Duration::from_millis(500);
+
 /// Asks for a quorum's word as the option says, then waits until the state has it.
 async fn linearize(
     core: Core,
@@ -28,13 +31,18 @@ async fn linearize(
     timing: Timing,
 ) -> Result<LogIndex, RpcError> {
     let option = option.with_wait_timeout(timing.read_timeout());
-    let linearizer = core.get_read_linearizer(option).await.map_err(errors::of_read)?;
-    let index = LogIndex(linearizer.read_log_id().index());
-    match linearizer.try_await_ready(&core, Some(timing.read_timeout())).await {
-        Ok(Ok(_)) => Ok(index),
-        Ok(Err(_)) => Err(RpcError::NotReady),
-        Err(fatal) => Err(errors::of_fatal(&fatal)),
-    }
+    let asking = async {
+        let linearizer = core.get_read_linearizer(option).await.map_err(errors::of_read)?;
+        let index = LogIndex(linearizer.read_log_id().index());
+        match linearizer.try_await_ready(&core, Some(timing.read_timeout())).await {
+            Ok(Ok(_)) => Ok(index),
+            Ok(Err(_)) => Err(RpcError::NotReady),
+            Err(fatal) => Err(errors::of_fatal(&fatal)),
+        }
+    };
+    // openraft's limits are its core's to keep, and it may be the core that does not answer.
+    let limit = timing.read_timeout() * 2 + CORE_GRACE;
+    tokio::time::timeout(limit, asking).await.unwrap_or(Err(RpcError::NotReady))
 }
 
 async fn wait_applied(
@@ -183,7 +191,9 @@ impl Consensus for Raft {
         let index = |id: Option<super::types::LogId>| id.map_or(0, |id| id.index).to_string();
         let term =
             |id: Option<super::types::LogId>| id.map_or(0, |id| id.leader_id.term).to_string();
-        let last_contact = match self.last_contact_ms() {
+        // Not by `last_contact_ms`: a second borrow waits behind a writer that waits for this one.
+        let contact = leadership::contact_ms(&metrics, &self.0.contact, self.0.timing);
+        let last_contact = match contact {
             Some(0) => "0".to_owned(),
             Some(ms) => format!("{ms}ms"),
             None => "never".to_owned(),

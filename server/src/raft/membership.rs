@@ -44,10 +44,11 @@ fn not_found(id: RaftId) -> RpcError {
 impl Node {
     /// Servers of the configuration and the index of its entry.
     pub(super) fn servers(&self) -> (u64, Vec<RaftServer>) {
+        // Before the metrics are borrowed: who holds one must not wait for the other.
+        let leader = self.leadership.borrow().leader.map(|(id, _)| id);
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let configuration = &metrics.membership_config;
-        let leader = self.leadership.borrow().leader.map(|(id, _)| id);
         let replicated = |id: &RaftId| {
             if *id == metrics.id {
                 return metrics.last_log_index;

@@ -14,14 +14,18 @@ use std::time::Duration;
 
 use crate::register::{self, Action, Operation};
 use crate::support::ground::Ground;
+use crate::support::http::request;
 use crate::support::process::Cluster;
-use crate::support::{Network, http, now, thread, within};
+use crate::support::{Network, now, thread, within};
 
 use self::clients::{Witness, mode};
 use self::nemesis::Nemesis;
 
 /// Trouble in one test, when nothing else is asked for.
 const SECONDS: u64 = 20;
+
+/// How long a server may take for any answer: longer than it holds a request.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Clients that read and write registers.
 const CLIENTS: u64 = 5;
@@ -112,9 +116,18 @@ fn scenario(size: u8, seed: u64, time: Duration) {
     }
     let recovery = now();
     for server in &nemesis.cluster.servers {
-        within(Duration::from_secs(30), "the server works again", || {
-            let answer = http(&server.address(), "GET", "/v1/kv/none?consistent", b"")?;
-            if answer.status == 404 { Ok(()) } else { Err(answer.text()) }
+        let what = format!("server {} works again", server.ip);
+        within(Duration::from_secs(30), &what, || {
+            let ask = |path: &str| request(&server.address(), "GET", path, &[], b"", ANSWER_MAX);
+            let answer = ask("/v1/kv/none?consistent");
+            match answer {
+                Ok(answer) if answer.status == 404 => Ok(()),
+                // What it says otherwise, to see what is wrong.
+                seen => {
+                    let others = ["/v1/kv/none", "/v1/kv/none?stale", "/v1/agent/self"].map(ask);
+                    Err(format!("{seen:?}, {others:?}"))
+                }
+            }
         });
     }
     let recovery = recovery.elapsed();
