@@ -30,6 +30,9 @@ const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// Proposals that wait to be stamped. The task behind it only encodes: a full queue is overload.
 const QUEUE_MAX: usize = 4_096;
 
+/// Proposals handed over together.
+const BATCH_MAX: usize = 1_024;
+
 /// Bytes that a command takes beside what it carries.
 const COMMAND_BYTES: usize = 256;
 
@@ -156,28 +159,51 @@ struct Term {
 
 async fn run(stamping: Stamping, mut pending: mpsc::Receiver<Pending>) {
     let mut current: Option<Term> = None;
-    while let Some(Pending { mut envelope, admitted, answer }) = pending.recv().await {
-        if answer.is_closed() {
-            // Nobody waits for it any more, and those behind it do.
-            continue;
+    let mut batch = Vec::new();
+    while let Some(first) = pending.recv().await {
+        // The first of many woke this task: those that are ready to propose, too, run before it
+        // goes on, so that all become one append here and on the followers.
+        tokio::task::yield_now().await;
+        batch.push(first);
+        while batch.len() < BATCH_MAX
+            && let Ok(next) = pending.try_recv()
+        {
+            batch.push(next);
         }
-        let term = match stamping.term(current.take()).await {
-            Ok(term) => term,
+        current = match stamping.term(current.take()).await {
+            Ok(term) => {
+                for pending in batch.drain(..) {
+                    stamping.hand_over(pending, &term).await;
+                }
+                Some(term)
+            }
             Err(refusal) => {
-                let _ = answer.send(Err(refusal));
-                continue;
+                for Pending { answer, .. } in batch.drain(..) {
+                    let _ = answer.send(Err(refusal.clone()));
+                }
+                None
             }
         };
-        let since = stamping.clock.now().saturating_duration_since(term.since);
+    }
+}
+
+impl Stamping {
+    /// Stamps a proposal and gives it to openraft.
+    async fn hand_over(&self, pending: Pending, term: &Term) {
+        let Pending { mut envelope, admitted, answer } = pending;
+        if answer.is_closed() {
+            // Nobody waits for it any more, and those behind it do.
+            return;
+        }
+        let since = self.clock.now().saturating_duration_since(term.since);
         let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         envelope.cluster_time_ms = term.base_ms.saturating_add(since_ms);
-        envelope.wall_ms = stamping.clock.wall_ms();
+        envelope.wall_ms = self.clock.wall_ms();
         let bytes = wire::encode(Kind::Envelope, &envelope);
         if bytes.len() > ENTRY_BYTES_MAX {
             let text = format!("command of {} bytes exceeds {ENTRY_BYTES_MAX}", bytes.len());
             let _ = answer.send(Err(RpcError::Rejected(Rejection::Other(text))));
-            current = Some(term);
-            continue;
+            return;
         }
         let reply = Reply(Box::new(move |result: ClientWriteResult<TypeConfig>| {
             drop(admitted);
@@ -185,13 +211,10 @@ async fn run(stamping: Stamping, mut pending: mpsc::Receiver<Pending>) {
             let _ = answer.send(result);
         }));
         // A failed hand-over drops the reply, and with it the answer: outcome unknown.
-        let write = stamping.raft.write(Payload(bytes.into())).with_leader(term.term);
+        let write = self.raft.write(Payload(bytes.into())).with_leader(term.term);
         let _ = write.responder(reply).await;
-        current = Some(term);
     }
-}
 
-impl Stamping {
     /// The term in which this server leads now.
     async fn term(&self, current: Option<Term>) -> Result<Term, RpcError> {
         let term = self.raft.as_leader().map_err(|_| RpcError::NoLeader)?.term();

@@ -14,6 +14,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::holes::Holes;
 use super::record;
 use super::sizes::Sizes;
 use super::tail::Found;
@@ -124,6 +125,8 @@ pub(super) struct Opened {
     /// For people.
     pub(super) place: String,
     pub(super) witness: Option<Box<dyn Witness>>,
+    /// `None`: the log is in no file of its own.
+    pub(super) holes: Option<Holes>,
     pub(super) sequence: u64,
     pub(super) deleted_below: u64,
     pub(super) found: Found,
@@ -297,7 +300,9 @@ fn open_directory(directory: &Path, owner: NodeId) -> Result<Opened, StartError>
         cause => StartError::damaged(&witness_path, cause),
     })?;
     let db = builder().open(&path).map_err(|cause| refusal(&path, cause))?;
-    whole(db, &path, Some((Box::new(witness), said)), owner)
+    let opened = whole(db, &path, Some((Box::new(witness), said)), owner)?;
+    let holes = Holes::open(&path).map_err(|e| StartError::io("open", &path, e))?;
+    Ok(Opened { holes: Some(holes), ..opened })
 }
 
 fn builder() -> Builder {
@@ -391,7 +396,8 @@ fn whole(
     let found = Found { vote: vote.map(Into::into), committed, purged, last, sizes: scanned.sizes };
     let deleted_below = scanned.lowest;
     drop((table, log, read));
-    Ok(Opened { db, place: path.display().to_string(), witness, sequence, deleted_below, found })
+    let place = path.display().to_string();
+    Ok(Opened { db, place, witness, holes: None, sequence, deleted_below, found })
 }
 
 struct Scanned {

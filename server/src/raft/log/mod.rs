@@ -5,6 +5,7 @@
 //! the writer's queue; purges and the commit mark ride on whatever is written next.
 
 mod file;
+mod holes;
 mod record;
 mod sizes;
 mod tail;
@@ -124,6 +125,7 @@ impl LogStore {
             db,
             place: opened.place,
             witness: opened.witness,
+            holes: opened.holes,
             sequence: opened.sequence,
             deleted_below: opened.deleted_below,
             purged_below,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::file::{LOG, META, Pace, meta};
+use super::holes::Holes;
 use super::record;
 use super::tail::Riders;
 use super::witness::{self, Witness};
@@ -57,6 +58,7 @@ pub(super) struct Writer {
     db: Arc<Database>,
     place: String,
     witness: Option<Box<dyn Witness>>,
+    holes: Option<Holes>,
     sequence: u64,
     /// Records below this index are deleted already.
     deleted_below: u64,
@@ -83,6 +85,7 @@ pub(super) struct Start {
     pub(super) db: Arc<Database>,
     pub(super) place: String,
     pub(super) witness: Option<Box<dyn Witness>>,
+    pub(super) holes: Option<Holes>,
     pub(super) sequence: u64,
     pub(super) deleted_below: u64,
     pub(super) purged_below: u64,
@@ -92,12 +95,22 @@ pub(super) struct Start {
 
 impl Writer {
     pub(super) fn new(start: Start) -> Self {
-        let Start { db, place, witness, sequence, deleted_below, purged_below, on_fault, shared } =
-            start;
+        let Start {
+            db,
+            place,
+            witness,
+            holes,
+            sequence,
+            deleted_below,
+            purged_below,
+            on_fault,
+            shared,
+        } = start;
         Self {
             db,
             place,
             witness,
+            holes,
             sequence,
             deleted_below,
             purged_below,
@@ -142,7 +155,20 @@ impl Writer {
                 }
             }
         }
+        if !self.failed {
+            self.fill_holes();
+        }
         goes_on
+    }
+
+    /// Makes the next commits cheaper, after this one's answers. A disk that has no room for it
+    /// may still have room for what is to come.
+    fn fill_holes(&mut self) {
+        let Some(holes) = &mut self.holes else { return };
+        if let Err(error) = holes.fill() {
+            tracing::debug!(%error, place = self.place, "the log file keeps its holes");
+            self.holes = None;
+        }
     }
 
     fn commit(&mut self, jobs: &[Job]) -> Result<(), Failed> {
