@@ -48,8 +48,21 @@ pub struct Config {
     pub non_voter: bool,
     /// What the first leader writes as autopilot's configuration; indexes are zero.
     pub autopilot: AutopilotV1,
+    /// Archives that the leader writes by itself; `None`: off.
+    pub snapshot_schedule: Option<SnapshotSchedule>,
     /// gRPC port that service `consul` announces; `None`: off.
     pub grpc_port: Option<u16>,
+}
+
+/// Archives that the leader writes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSchedule {
+    /// From one to the next, 1 minute to 31 days.
+    pub interval: Duration,
+    /// Archives that are kept, at least 1.
+    pub retain: usize,
+    /// Directory for them; made when it is missing.
+    pub path: PathBuf,
 }
 
 /// How the first Raft configuration comes about.

@@ -27,6 +27,6 @@ pub mod raft;
 pub mod sim;
 mod start;
 
-pub use config::{Bootstrap, Config};
+pub use config::{Bootstrap, Config, SnapshotSchedule};
 pub use endpoint::{AllowAll, Authorizer, Need};
 pub use start::{StartError, start};

@@ -12,6 +12,7 @@ mod operator;
 mod out;
 mod raft_reset;
 mod services;
+mod snapshot;
 mod validate;
 mod version;
 
@@ -71,6 +72,7 @@ fn commands() -> Vec<Command> {
     commands.extend(operator::raft::COMMANDS);
     commands.push(raft_reset::COMMAND);
     commands.extend(services::COMMANDS);
+    commands.extend(snapshot::COMMANDS);
     commands.sort_by_key(|command| command.name);
     commands
 }

@@ -14,6 +14,7 @@ use model::row::AutopilotV1;
 use server::Bootstrap;
 
 use super::address::{self, Interface};
+use super::schedule;
 use super::tree::Tree;
 
 /// What this machine says about itself.
@@ -193,6 +194,8 @@ pub(crate) fn build(
     let leave_drain_time = duration("performance.leave_drain_time", 5);
     let rpc_handshake_timeout = duration("limits.rpc_handshake_timeout", 5);
 
+    let snapshot_schedule = schedule::read(tree, server)?;
+
     let node_id = node_id(tree.text("node_id").filter(|text| !text.is_empty()))?;
     let server_config = server
         .then(|| -> Result<server::Config, String> {
@@ -217,6 +220,7 @@ pub(crate) fn build(
                 reconnect_timeout,
                 non_voter,
                 autopilot: autopilot(tree)?,
+                snapshot_schedule,
                 grpc_port: ports.grpc,
             })
         })

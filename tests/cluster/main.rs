@@ -5,6 +5,7 @@ mod register;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod archive;
 mod damage;
 mod disk;
 mod elections;

@@ -50,6 +50,7 @@ pub(crate) fn config() -> Config {
         reconnect_timeout: Duration::from_secs(72 * 3_600),
         non_voter: false,
         autopilot: AutopilotV1::default(),
+        snapshot_schedule: None,
         grpc_port: None,
     }
 }

@@ -8,6 +8,7 @@
 //! | `catalog`, `reconcile` | gossip's members into the catalog: core and driver |
 //! | `servers`, `membership` | gossip's servers into Raft: core and driver |
 //! | `autopilot/` | health of the servers, promotion, dead servers |
+//! | `schedule` | archives on a schedule |
 //! | `upkeep` | tombstones and cluster time |
 
 mod autopilot;
@@ -15,6 +16,7 @@ mod catalog;
 mod expiry;
 mod membership;
 mod reconcile;
+mod schedule;
 mod servers;
 mod timers;
 mod upkeep;
@@ -138,6 +140,7 @@ async fn begin(context: Context, tasks: Tasks, elected: bool) {
     tasks.spawn_until_stop("server membership", membership::run(context.clone()));
     tasks.spawn_until_stop("autopilot seed", autopilot::seed(context.clone()));
     tasks.spawn_until_stop("autopilot", autopilot::run(context.clone()));
+    tasks.spawn_until_stop("scheduled snapshots", schedule::run(context.clone()));
     tasks.spawn_until_stop("leader upkeep", upkeep::run(context));
 }
 

@@ -5,3 +5,4 @@ mod families;
 mod fixture;
 mod frame;
 mod limits;
+mod snapshot;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -99,6 +100,14 @@ pub struct Contents {
     pub rows: BTreeMap<&'static str, (u64, u64)>,
     /// Bytes of the blocks.
     pub bytes: u64,
+    state: State,
+}
+
+impl Contents {
+    /// Every key, with the bytes of its row as stored, roughly.
+    pub fn keys(&self) -> Vec<(Bytes, u64)> {
+        state::snapshot::keys(&self.state)
+    }
 }
 
 /// Reads a whole archive and checks it, to tell what is in it.
@@ -115,7 +124,7 @@ pub fn inspect(archive: impl Read) -> Result<Contents, ArchiveError> {
     let rows = loader.census();
     let state = loader.finish().map_err(content)?;
     state.verify().map_err(content)?;
-    Ok(Contents { meta, rows, bytes })
+    Ok(Contents { meta, rows, bytes, state })
 }
 
 /// Writes an archive of this state. It is walked through twice: the tar says how long the state is

@@ -200,7 +200,7 @@ mod archives {
 
     #[test]
     fn what_was_written_is_read_and_counted() {
-        let Contents { meta, rows, bytes } =
+        let Contents { meta, rows, bytes, .. } =
             archive::inspect(&archive(&filled(3_000))[..]).expect("whole");
         assert_eq!((meta.version, meta.index, meta.term), (1, 5, 2));
         assert_eq!(rows["KVS"].0, 3_000);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::row::TombstoneV1;
 use model::wire::{self, Kind};
 use model::{LogIndex, Name, NodeId};
@@ -12,6 +13,12 @@ use super::item::{
 use crate::change::Table;
 use crate::retries::Origin;
 use crate::state::{Space, State};
+
+/// Every key of all namespaces, with the bytes of its row, roughly.
+pub fn keys(state: &State) -> Vec<(Bytes, u64)> {
+    let rows = state.spaces.values().flat_map(|space| space.kv.rows());
+    rows.map(|(_, row)| (row.key.clone(), ItemV1::Kv(row).weight() as u64)).collect()
+}
 
 /// The state as blocks of about 1 MiB, made one by one as they are asked for. The state may go on
 /// changing meanwhile: what is dumped is the clone taken here.
