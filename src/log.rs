@@ -56,29 +56,7 @@ fn filter(level: &str) -> EnvFilter {
 }
 
 fn timestamp() -> String {
-    let ms = Clock::system().wall_ms();
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    let (year, month, day) = civil(days);
-    let (s, ms) = (of_day / 1000, of_day % 1000);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z",
-        s / 3600,
-        s / 60 % 60,
-        s % 60
-    )
-}
-
-/// Date of a day counted from 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms", civil_from_days).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let (era, of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    model::date::rfc3339_millis(Clock::system().wall_ms())
 }
 
 /// `agent::gossip::driver` as `agent.gossip`: the room, not the file.
@@ -180,23 +158,5 @@ where
             "fields": fields.rest.trim_start(),
         });
         writeln!(writer, "{line}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::civil;
-
-    #[test]
-    fn days_become_dates() {
-        for (days, date) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_780, (2026, 11, 23)),
-        ] {
-            assert_eq!(civil(days), date);
-        }
     }
 }

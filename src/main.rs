@@ -7,6 +7,12 @@ mod process;
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// Takes a tenth less of a put's processor time than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     // Fails only when it is there already, and nothing was started before.
     let _ = rustls::crypto::ring::default_provider().install_default();

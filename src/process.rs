@@ -206,10 +206,12 @@ impl Running {
                     }
                     Signalled::Interrupt if self.skip_leave_on_interrupt => {
                         tracing::info!("Graceful shutdown disabled. Exiting");
+                        self.resign(signals).await;
                         return 1;
                     }
                     Signalled::Terminate if !self.leave_on_terminate => {
                         tracing::info!("Graceful shutdown disabled. Exiting");
+                        self.resign(signals).await;
                         return 1;
                     }
                     Signalled::Interrupt | Signalled::Terminate => {
@@ -251,6 +253,16 @@ impl Running {
                 tracing::error!(limit = ?LEAVE_MAX, "graceful exit took too long");
                 1
             }
+        }
+    }
+
+    /// Stays a member, but not its leader: the others need not find out by its silence. A further
+    /// signal cuts that short.
+    async fn resign(&self, signals: &mut Signals) {
+        tokio::select! {
+            biased;
+            _ = signals.next() => {}
+            () = self.backend.resign() => {}
         }
     }
 

@@ -129,6 +129,27 @@ fn dependencies_point_one_way() {
     }
 }
 
+/// Only tests/sim asks for the simulator, and no binary of ours has it. Each binary that has it
+/// holds the text with which it refuses to serve.
+#[test]
+fn the_binary_carries_no_simulator_and_no_planted_bug() {
+    let text = "this build carries the simulator";
+    assert!(read(&root().join("server/src/start.rs")).contains(text), "the text has changed");
+    for binary in [env!("CARGO_BIN_EXE_muster"), env!("CARGO_BIN_EXE_agent")] {
+        let bytes = fs::read(binary).expect("the binary was built for this test");
+        let found = bytes.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(!found, "{binary} was built with the features of tests/sim (--exclude sim)");
+    }
+    for room in [".", "model", "rt", "net", "server/state", "server", "agent"] {
+        let manifest = read(&root().join(room).join("Cargo.toml"));
+        for line in manifest.lines().filter(|line| line.contains("features = [")) {
+            let asks = line.contains("\"sim\"") || line.contains("\"planted\"");
+            assert!(!asks, "{room}/Cargo.toml: {line}");
+        }
+        assert!(!manifest.contains("default = ["), "{room} has default features");
+    }
+}
+
 #[test]
 #[expect(clippy::print_stdout, reason = "the table is for people")]
 fn sizes() {

@@ -50,6 +50,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// Tag `expect=N`; 0: none.
     pub bootstrap_expect: u32,
+    /// Tags `nonvoter=1` and `read_replica=1`: the server never votes.
+    pub non_voter: bool,
     /// Joining.
     pub join: Join,
     /// Rejoin known peers even after an intentional leave.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{LogIndex, Name, NodeId, SessionId};
-use crate::row::{CheckV1, NodeV1, ServiceV1, SessionV1};
+use crate::row::{AutopilotV1, CheckV1, NodeV1, ServiceV1, SessionV1};
 use crate::txn::{TxnOpV1, TxnOutcomeV1};
 
 /// Makes a retried write apply once.
@@ -64,8 +64,103 @@ pub enum Command {
     TombstoneReapV1(LogIndex),
     /// Nothing, but carries the stamps: moves cluster time.
     TickV1,
+    /// From now on commands up to this state version may stand in the log. Never goes back.
+    StateVersionV1(u32),
+    /// Write autopilot's configuration.
+    AutopilotV1(AutopilotCommandV1),
+    /// A piece of a state that is to replace this one; staged beside the tables.
+    RestoreChunkV1(RestoreChunkV1),
+    /// The staged state takes the place of the tables.
+    RestoreCommitV1(RestoreCommitV1),
+    /// Forget what is staged under this id.
+    RestoreAbortV1(RestoreId),
     /// All of these operations in order, or none of them.
     TxnV1(Vec<TxnOpV1>),
+}
+
+/// Identity of one restore, made by the leader.
+pub type RestoreId = NodeId;
+
+/// Bytes that a [`RestoreChunkV1`] may carry.
+pub const RESTORE_CHUNK_BYTES_MAX: usize = 512 << 10;
+
+/// Body of [`Command::RestoreChunkV1`]. The pieces one behind the other are the blocks of a
+/// snapshot, each behind its length as four bytes, little end first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreChunkV1 {
+    /// Which restore. One is under way at a time; a piece at offset 0 begins it.
+    pub id: RestoreId,
+    /// Bytes of the pieces before this one.
+    pub offset: u64,
+    /// At least one and at most [`RESTORE_CHUNK_BYTES_MAX`].
+    pub bytes: Bytes,
+}
+
+/// Body of [`Command::RestoreCommitV1`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreCommitV1 {
+    /// Which restore.
+    pub id: RestoreId,
+    /// Bytes of all pieces.
+    pub length: u64,
+    /// SHA-256 of all pieces.
+    pub sha256: [u8; 32],
+}
+
+/// Newest version of the replicated commands that this release knows.
+pub const STATE_VERSION: u32 = 2;
+
+impl Command {
+    /// The state version that every server must know before this command may stand in the log: a
+    /// server that meets one it does not know has to stop.
+    pub fn needs(&self) -> u32 {
+        match self {
+            Command::RegisterV1(_)
+            | Command::DeregisterV1(_)
+            | Command::KvV1(_)
+            | Command::SessionCreateV1(_)
+            | Command::SessionDestroyV1(_)
+            | Command::TombstoneReapV1(_)
+            | Command::TickV1 => 1,
+            // Itself the first command of version 2. Each step is proposed when all know its target.
+            Command::StateVersionV1(to) => (*to).max(2),
+            Command::AutopilotV1(_)
+            | Command::RestoreChunkV1(_)
+            | Command::RestoreCommitV1(_)
+            | Command::RestoreAbortV1(_)
+            | Command::TxnV1(_) => 2,
+        }
+    }
+
+    /// What it is called where people read of it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Command::RegisterV1(_) => "register",
+            Command::DeregisterV1(_) => "deregister",
+            Command::KvV1(_) => "kv",
+            Command::SessionCreateV1(_) => "session create",
+            Command::SessionDestroyV1(_) => "session destroy",
+            Command::TombstoneReapV1(_) => "tombstone reap",
+            Command::TickV1 => "tick",
+            Command::StateVersionV1(_) => "state version",
+            Command::AutopilotV1(_) => "autopilot configuration",
+            Command::RestoreChunkV1(_) => "restore chunk",
+            Command::RestoreCommitV1(_) => "restore commit",
+            Command::RestoreAbortV1(_) => "restore abort",
+            Command::TxnV1(_) => "transaction",
+        }
+    }
+}
+
+/// Body of [`Command::AutopilotV1`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AutopilotCommandV1 {
+    /// Write it, whatever there was.
+    Set(AutopilotV1),
+    /// Write it if the modify index of what is there is this one.
+    Cas(AutopilotV1, LogIndex),
+    /// Write it if there is none yet: the first leader's own settings.
+    Seed(AutopilotV1),
 }
 
 /// Body of [`Command::RegisterV1`]. Order of effects: node, services, checks.

@@ -16,10 +16,12 @@
 //! | [`wire`] | the one codec of rows, commands and RPC |
 //! | [`duration`] | durations in Go's syntax, as every client writes them |
 //! | [`api`] | Consul's JSON: written from rows, read into rows |
+//! | [`date`] | wall-clock time as text |
 //! | [`filter`] | the language of `filter=` |
 
 pub mod api;
 pub mod command;
+pub mod date;
 pub mod duration;
 pub mod filter;
 pub mod id;

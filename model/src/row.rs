@@ -265,3 +265,46 @@ pub struct TombstoneV1 {
     /// When.
     pub index: LogIndex,
 }
+
+/// How autopilot looks after the servers: one row for the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutopilotV1 {
+    /// Servers that have failed are removed.
+    pub cleanup_dead_servers: bool,
+    /// Silence of the leader after which a server is unhealthy, in nanoseconds.
+    pub last_contact_threshold_ns: i64,
+    /// Entries by which a healthy server may trail the leader.
+    pub max_trailing_logs: u64,
+    /// Voters that a clean-up must leave.
+    pub min_quorum: u64,
+    /// How long a server must be healthy before it becomes a voter, in nanoseconds.
+    pub server_stabilization_time_ns: i64,
+    /// Kept for clients, without effect.
+    pub redundancy_zone_tag: Name,
+    /// Kept for clients, without effect.
+    pub disable_upgrade_migration: bool,
+    /// Kept for clients, without effect.
+    pub upgrade_version_tag: Name,
+    /// Set by apply; zero in commands.
+    pub create_index: LogIndex,
+    /// Set by apply; zero in commands.
+    pub modify_index: LogIndex,
+}
+
+impl Default for AutopilotV1 {
+    /// Consul's defaults.
+    fn default() -> Self {
+        Self {
+            cleanup_dead_servers: true,
+            last_contact_threshold_ns: 200_000_000,
+            max_trailing_logs: 250,
+            min_quorum: 0,
+            server_stabilization_time_ns: 10_000_000_000,
+            redundancy_zone_tag: "".into(),
+            disable_upgrade_migration: false,
+            upgrade_version_tag: "".into(),
+            create_index: LogIndex::ZERO,
+            modify_index: LogIndex::ZERO,
+        }
+    }
+}

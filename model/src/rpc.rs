@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Rejection, RetryV1};
 use crate::id::{LogIndex, Name, NodeId, SessionId};
 use crate::row::{
-    CheckV1, KvV1, NameMap, NodeV1, ServiceCheckRefV1, ServiceV1, SessionBehavior, SessionV1,
+    AutopilotV1, CheckV1, KvV1, NameMap, NodeV1, ServiceCheckRefV1, ServiceV1, SessionBehavior,
+    SessionV1,
 };
 use crate::txn::{TxnOpV1, TxnOutcomeV1};
 
@@ -136,8 +137,30 @@ pub enum Op {
     RemovePeer { id: NodeId },
     /// Several writes that one agent sends at once; each is applied on its own.
     Batch(Vec<Op>),
+    /// Autopilot's configuration.
+    AutopilotConfiguration,
+    /// What autopilot knows of the servers.
+    AutopilotState,
+    /// Write autopilot's configuration; with `cas` if its modify index is that one.
+    AutopilotConfigure { configuration: Box<AutopilotWrite>, cas: Option<LogIndex> },
+    // With bodies: asked by `Backend::stream` alone.
+    /// An archive of the whole state, as the answer's body.
+    SnapshotSave,
+    /// Put the state of the archive in the request's body in the place of this one.
+    SnapshotRestore,
     /// A transaction: a write if one of its operations is, else a read that does not block.
     Txn(Vec<TxnOp>),
+}
+
+/// A row to write, with zero indexes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutopilotWrite(pub AutopilotV1);
+
+// A hash is only used to share equal reads, and this is a write.
+impl std::hash::Hash for AutopilotWrite {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.max_trailing_logs.hash(state);
+    }
 }
 
 impl Op {
@@ -157,6 +180,7 @@ impl Op {
                 | Op::TransferLeader { .. }
                 | Op::RemovePeer { .. }
                 | Op::Batch(_)
+                | Op::AutopilotConfigure { .. }
         )
     }
 }
@@ -373,8 +397,58 @@ pub enum Body {
     Session(SessionId),
     /// `Batch`: one result for each operation.
     Batch(Vec<Result<Body, RpcError>>),
+    /// `AutopilotConfiguration`: none until the first leader has written it.
+    Autopilot(Option<Arc<AutopilotV1>>),
+    /// `AutopilotState`: none until the leader has looked for the first time.
+    AutopilotState(Option<Arc<AutopilotState>>),
     /// `Txn`.
     Txn(TxnOutcomeV1),
+}
+
+/// What autopilot knows of the servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutopilotState {
+    /// All servers are healthy.
+    pub healthy: bool,
+    /// Healthy voters that may be lost without losing the quorum.
+    pub failure_tolerance: u64,
+    /// Servers of the Raft configuration, by id.
+    pub servers: Vec<AutopilotServer>,
+}
+
+/// One server of [`AutopilotState`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutopilotServer {
+    /// Identity.
+    pub id: NodeId,
+    /// Name of its node; empty when unknown.
+    pub name: Name,
+    /// `ip:port` of its RPC.
+    pub address: Name,
+    /// Consul's word for what gossip holds it for; `none` when gossip does not know it.
+    pub node_status: Name,
+    /// Release whose interface it speaks; empty when unknown.
+    pub version: Name,
+    /// Milliseconds since it heard the leader; `None`: never, or it does not answer.
+    pub last_contact_ms: Option<u64>,
+    /// Term of its last entry.
+    pub last_term: u64,
+    /// Index of its last entry.
+    pub last_index: u64,
+    /// Autopilot's verdict.
+    pub healthy: bool,
+    /// Since when, Unix milliseconds.
+    pub stable_since_ms: u64,
+    /// It never votes, by its own setting.
+    pub read_replica: bool,
+    /// It leads.
+    pub leader: bool,
+    /// It votes.
+    pub voter: bool,
+    /// Newest state version that it knows; 0 when unknown.
+    pub state_version: u32,
+    /// Metadata of its node in the catalog.
+    pub meta: NameMap,
 }
 
 /// What travels back in a frame.
@@ -436,6 +510,9 @@ impl RpcError {
         )
     }
 }
+
+/// Longest time for an archive to be sent, checked and restored.
+pub const ARCHIVE_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// The time that a request may take in all.
 pub fn total_time(request: &Request) -> Duration {

@@ -40,6 +40,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Client: nothing.
     fn leave(&self) -> BoxFuture<'static, Result<(), RpcError>>;
 
+    /// Prepares a stop of a process that comes back: a leading server puts leadership into other
+    /// hands and stays a member. Client: nothing.
+    fn resign(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Facts about this side for people (`agent/self`, `muster info`): group, key, value.
     fn stats(&self) -> BTreeMap<String, BTreeMap<String, String>>;
 }

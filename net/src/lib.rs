@@ -102,6 +102,12 @@ pub struct Peer {
 /// A future is polled once in the connection's own task, at once: what can be answered without
 /// waiting costs no task switch. It must not block the thread.
 pub trait Handler: Send + Sync + 'static {
+    /// Threads that serve a channel's connections; `None`: those that accepted them.
+    fn threads(&self, channel: Channel) -> Option<tokio::runtime::Handle> {
+        let _ = channel;
+        None
+    }
+
     /// Answers one call. The future is dropped when the caller cancels, its time is up or the
     /// connection breaks.
     fn call(

@@ -1,16 +1,17 @@
 //! The accepting side of the RPC port: who gets a connection.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rt::Tasks;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::handshake::{self, HandshakeError, PROTOCOL_TLS};
-use crate::{Handler, Identity, Limits, Peer, inbound, socket};
+use crate::{Channel, Handler, Identity, Limits, Peer, inbound, socket};
 
 /// Pause after a failure to accept (file descriptors used up), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,10 +46,9 @@ pub async fn serve(
             tracing::debug!(%address, "RPC connection closed: too many from this address");
             continue;
         };
-        let (shared, stop) = (Arc::clone(&shared), tasks.token());
+        let (shared, tasks_of_it) = (Arc::clone(&shared), tasks.clone());
         tasks.spawn("rpc connection", async move {
-            let _place = place;
-            connection(&shared, socket, address, stop).await;
+            connection(&shared, socket, address, &tasks_of_it, place).await;
         });
     }
 }
@@ -109,11 +109,13 @@ fn refused(reason: &'static str) {
 }
 
 async fn connection(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut socket: TcpStream,
-    address: std::net::SocketAddr,
-    stop: tokio_util::sync::CancellationToken,
+    address: SocketAddr,
+    tasks: &Tasks,
+    place: Place,
 ) {
+    let stop = tasks.token();
     if let Err(cause) = socket::prepare(&socket, shared.limits.silence_max) {
         tracing::debug!(%address, %cause, "RPC connection closed: its options cannot be set");
         return;
@@ -147,11 +149,39 @@ async fn connection(
         return;
     }
     tracing::debug!(%address, node = %peer.node_id, ?channel, "RPC connection open");
+    let Some(threads) = shared.handler.threads(channel) else {
+        return attend(shared, socket, peer, channel, stop, place).await;
+    };
+    // A socket belongs to the threads that it was made on: it has to be made anew.
+    let socket = match socket.into_std() {
+        Ok(socket) => socket,
+        Err(cause) => return tracing::debug!(%address, %cause, "RPC connection closed"),
+    };
+    let shared = Arc::clone(shared);
+    let _there = threads.enter();
+    tasks.spawn("rpc connection", async move {
+        match TcpStream::from_std(socket) {
+            Ok(socket) => attend(&shared, socket, peer, channel, stop, place).await,
+            Err(cause) => tracing::debug!(%address, %cause, "RPC connection closed"),
+        }
+    });
+}
+
+/// Serves a connection whose other side has introduced itself.
+async fn attend(
+    shared: &Shared,
+    socket: TcpStream,
+    peer: Peer,
+    channel: Channel,
+    stop: CancellationToken,
+    _place: Place,
+) {
+    let address = peer.address;
     let end = inbound::run(socket, peer, channel, &shared.handler, &shared.limits, stop).await;
     tracing::debug!(%address, ?channel, ?end, "RPC connection closed");
 }
 
-fn log_refusal(address: std::net::SocketAddr, error: &HandshakeError) {
+fn log_refusal(address: SocketAddr, error: &HandshakeError) {
     let reason = match error {
         HandshakeError::Refused(_) => "handshake",
         HandshakeError::Protocol(_) | HandshakeError::Garbage => "protocol",

@@ -10,6 +10,6 @@ mod rng;
 mod tasks;
 
 pub use clock::Clock;
-pub use fatal::{fatal, fatal_on_panic};
+pub use fatal::{fatal, fatal_on_panic, panic_as_error};
 pub use rng::{Rng, StdRng};
 pub use tasks::{Stopped, Tasks};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use model::NodeId;
+use model::row::AutopilotV1;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Config {
     pub raft_multiplier: u32,
     /// Log entries after which a snapshot is taken.
     pub raft_snapshot_threshold: u64,
+    /// Bytes that stay free on the disk: below them the leader refuses writes. 0: none.
+    pub disk_reserve_bytes: u64,
     /// How long a request may look for a leader.
     pub rpc_hold_timeout: Duration,
     /// Connections that one address may hold on the RPC port.
@@ -41,8 +44,25 @@ pub struct Config {
     pub leave_drain_time: Duration,
     /// How long failed members are remembered before their nodes are deregistered.
     pub reconnect_timeout: Duration,
+    /// Never votes: it takes load off the others, and counts for no quorum.
+    pub non_voter: bool,
+    /// What the first leader writes as autopilot's configuration; indexes are zero.
+    pub autopilot: AutopilotV1,
+    /// Archives that the leader writes by itself; `None`: off.
+    pub snapshot_schedule: Option<SnapshotSchedule>,
     /// gRPC port that service `consul` announces; `None`: off.
     pub grpc_port: Option<u16>,
+}
+
+/// Archives that the leader writes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSchedule {
+    /// From one to the next, 1 minute to 31 days.
+    pub interval: Duration,
+    /// Archives that are kept, at least 1.
+    pub retain: usize,
+    /// Directory for them; made when it is missing.
+    pub path: PathBuf,
 }
 
 /// How the first Raft configuration comes about.

@@ -1,12 +1,13 @@
 //! What endpoint and leader duties need of Raft: a seam inside the server, so that they can be
 //! tested and simulated without it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::command::{Command, Outcome, RetryV1};
 use model::rpc::{RaftServer, RpcError};
-use model::seam::BoxFuture;
+use model::seam::{BoxFuture, ByteStream};
 use model::{LogIndex, Name, NodeId};
 use state::{Registry, State};
 use tokio::sync::watch;
@@ -51,14 +52,20 @@ pub trait Consensus: Send + Sync + 'static {
     /// Servers in the configuration, and the index of its entry.
     fn configuration(&self) -> (u64, Vec<RaftServer>);
 
-    /// On the leader: adds a server as learner, waits until it has caught up, makes it a voter.
-    /// A known id with a new address is updated.
+    /// What the servers said about themselves, renewed every other second while this server leads.
+    fn census(&self) -> watch::Receiver<Arc<Census>>;
+
+    /// On the leader: adds a server as learner, or updates the address of a known id. Asks it who
+    /// it is before.
     fn add_server(
         &self,
         id: NodeId,
         node: Name,
         address: SocketAddr,
     ) -> BoxFuture<'static, Result<(), RpcError>>;
+
+    /// On the leader: makes a learner that has caught up a voter.
+    fn promote(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>>;
 
     /// On the leader: removes a server.
     fn remove_server(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>>;
@@ -75,6 +82,21 @@ pub trait Consensus: Send + Sync + 'static {
         voters: Vec<(NodeId, Name, SocketAddr)>,
     ) -> BoxFuture<'static, Result<(), RpcError>>;
 
+    /// Counts restores; sees each.
+    fn epoch(&self) -> watch::Receiver<u64>;
+
+    /// An archive of the state as it is here and now, made as it is read, and the index of the last
+    /// entry in it.
+    ///
+    /// # Errors
+    /// `Broken`, when the thread that makes it cannot be started.
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError>;
+
+    /// On the leader: receives an archive, checks all of it, and puts its state in the place of
+    /// this one on all servers. Returns the index of the entry that did it, once it is applied
+    /// here. What is refused changes nothing.
+    fn restore(&self, archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>>;
+
     /// Facts for people: Consul's keys of `Stats.raft` in `agent/self`.
     fn stats(&self) -> Vec<(String, String)>;
 }
@@ -88,6 +110,39 @@ pub struct Leadership {
     pub leader: Option<(NodeId, SocketAddr)>,
     /// Whether it is us.
     pub is_leader: bool,
+}
+
+/// What the servers said about themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Counts the rounds of questions since this server leads; 0: none is over yet.
+    pub round: u64,
+    /// Last answer of each server of the configuration that ever answered.
+    pub reports: BTreeMap<NodeId, Report>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What it says.
+    pub stats: ServerStats,
+    /// Whether it was given in the newest round.
+    pub fresh: bool,
+}
+
+/// What a server says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStats {
+    /// Its identity.
+    pub id: NodeId,
+    /// Newest version of the replicated commands that it knows.
+    pub state_version: u32,
+    /// Term of its last log entry.
+    pub last_term: u64,
+    /// Index of its last log entry.
+    pub last_index: u64,
+    /// Milliseconds since it heard the leader, 0 on the leader; `None`: never.
+    pub contact_ms: Option<u64>,
 }
 
 /// A command to propose; the leader adds the stamps.

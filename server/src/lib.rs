@@ -13,15 +13,20 @@
 //! | `leader` | what only the leader does |
 //! | [`consensus`] | the seam to Raft |
 //! | [`raft`] | Raft |
+//! | `sim` | the seams for tests/sim (feature `sim`) |
 
 mod bootstrap;
 pub mod config;
 pub mod consensus;
 mod endpoint;
 mod leader;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod raft;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod start;
 
-pub use config::{Bootstrap, Config};
+pub use config::{Bootstrap, Config, SnapshotSchedule};
 pub use endpoint::{AllowAll, Authorizer, Need};
-pub use start::{STATE_VERSION, StartError, start};
+pub use start::{StartError, start};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::NodeId;
+use model::command::STATE_VERSION;
 use model::seam::{Backend, Cluster};
 use net::{Handler, Identity, Limits, Pool, Role};
 use rt::{Clock, Rng, Tasks};
@@ -15,10 +16,7 @@ use crate::config::Config;
 use crate::consensus::Consensus;
 use crate::endpoint::{AllowAll, Authorizer, Endpoint, LocalBackend, NetPeers, Parts, RpcHandler};
 use crate::leader::{self, Duties};
-use crate::raft::{self, Raft, RaftConfig};
-
-/// Newest version of the replicated commands that this release knows.
-pub const STATE_VERSION: u32 = 1;
+use crate::raft::{self, Raft, RaftConfig, Transport};
 
 /// Why a server does not start. Each text is one line: what, why, the way out.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +36,10 @@ pub enum StartError {
     /// Raft does not start.
     #[error(transparent)]
     Raft(#[from] raft::StartError),
+    /// Cargo gave this build the features of tests/sim too.
+    #[cfg(feature = "sim")]
+    #[error("this build carries the simulator; build without crate sim (--exclude sim)")]
+    Simulator,
 }
 
 /// Starts a server: takes its port, loads its data, answers RPC, and goes looking for a cluster as
@@ -52,6 +54,11 @@ pub async fn start(
     boot_id: NodeId,
     tasks: &Tasks,
 ) -> Result<Arc<dyn Backend>, StartError> {
+    // Its elections are seeded by the simulation alone.
+    #[cfg(feature = "sim")]
+    if crate::sim::REFUSES_TO_SERVE {
+        return Err(StartError::Simulator);
+    }
     let config = Arc::new(config);
     let address = config.rpc_bind;
     // Before the data is loaded: a port in use is the commonest fault and the cheapest to find.
@@ -66,6 +73,7 @@ pub async fn start(
             data_dir: config.data_dir.clone(),
             multiplier: config.raft_multiplier,
             snapshot_threshold: config.raft_snapshot_threshold,
+            disk_reserve: config.disk_reserve_bytes,
         },
         pool.clone(),
         clock.clone(),
@@ -79,29 +87,36 @@ pub async fn start(
         stop.cancelled().await;
         closing.shutdown().await;
     });
+    let (identity, limits) = (identity(&config), limits(&config));
+    tasks.spawn_until_stop("probe hints", hint(pool.clone(), Arc::clone(&cluster)));
     let rooms = Rooms {
         config,
         consensus: raft,
         raft: handler,
         cluster,
         authorizer: AllowAll::shared(),
-        pool,
+        transport: Arc::new(pool),
         clock,
         rng,
     };
-    Ok(Arc::new(assemble(rooms, listener, boot_id, tasks)))
+    let (backend, handler) = assemble(rooms, boot_id, tasks);
+    let accepting = tasks.clone();
+    tasks.spawn("rpc listener", async move {
+        net::serve(listener, identity, handler, limits, &accepting).await;
+    });
+    Ok(Arc::new(backend))
 }
 
 /// What the endpoint, the duties and bootstrap share.
-struct Rooms {
-    config: Arc<Config>,
-    consensus: Arc<dyn Consensus>,
-    raft: Arc<dyn Handler>,
-    cluster: Arc<dyn Cluster>,
-    authorizer: Arc<dyn Authorizer>,
-    pool: Pool,
-    clock: Clock,
-    rng: Rng,
+pub(crate) struct Rooms {
+    pub(crate) config: Arc<Config>,
+    pub(crate) consensus: Arc<dyn Consensus>,
+    pub(crate) raft: Arc<dyn Handler>,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) clock: Clock,
+    pub(crate) rng: Rng,
 }
 
 fn limits(config: &Config) -> Limits {
@@ -121,11 +136,15 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-/// Starts everything above Raft.
-fn assemble(rooms: Rooms, listener: TcpListener, boot_id: NodeId, tasks: &Tasks) -> LocalBackend {
-    let Rooms { config, consensus, raft, cluster, authorizer, pool, clock, rng } = rooms;
+/// Starts everything above Raft: what the agent asks, and what the network calls.
+pub(crate) fn assemble(
+    rooms: Rooms,
+    boot_id: NodeId,
+    tasks: &Tasks,
+) -> (LocalBackend, Arc<dyn Handler>) {
+    let Rooms { config, consensus, raft, cluster, authorizer, transport, clock, rng } = rooms;
     let duties = Arc::new(Duties::default());
-    let peers = Arc::new(NetPeers::new(pool.clone()));
+    let peers = Arc::new(NetPeers::new(transport));
     let endpoint = Endpoint::new(Parts {
         config: Arc::clone(&config),
         consensus: Arc::clone(&consensus),
@@ -141,12 +160,6 @@ fn assemble(rooms: Rooms, listener: TcpListener, boot_id: NodeId, tasks: &Tasks)
     tasks.spawn_until_stop("link", backend.clone().follow());
 
     let handler: Arc<dyn Handler> = Arc::new(RpcHandler::new(endpoint, raft));
-    let (identity, limits, accepting) = (identity(&config), limits(&config), tasks.clone());
-    tasks.spawn("rpc listener", async move {
-        net::serve(listener, identity, handler, limits, &accepting).await;
-    });
-    tasks.spawn_until_stop("probe hints", hint(pool, Arc::clone(&cluster)));
-
     let context = leader::Context {
         config: Arc::clone(&config),
         consensus: Arc::clone(&consensus),
@@ -157,7 +170,7 @@ fn assemble(rooms: Rooms, listener: TcpListener, boot_id: NodeId, tasks: &Tasks)
     tasks.spawn("leader watch", leader::run(context, tasks.clone()));
     let context = bootstrap::Context { config, consensus, cluster, peers, clock, rng };
     tasks.spawn_until_stop("bootstrap", bootstrap::run(context));
-    backend
+    (backend, handler)
 }
 
 /// Tells gossip of servers whose connection broke: they may be gone.

@@ -56,12 +56,24 @@ fn settings(given: &Given, rng: &Rng) -> Result<(Settings, Option<File>), String
     let tree = config::load(given)?;
     let dir = tree.text("data_dir").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let dir = dir.as_deref();
-    let mut lock = None;
+    let (mut lock, mut was_reset) = (None, false);
     let identity = |configured: Option<&str>| {
         lock = dir.map(|dir: &Path| data_dir::lock(dir)).transpose()?;
-        data_dir::node_id(dir, configured, || NodeId::from_random(rng.bytes16()))
+        let retired = dir.map(server::raft::retired).transpose();
+        let retired = retired.map_err(|error| error.to_string())?.flatten();
+        was_reset = retired.is_some();
+        let fresh = || NodeId::from_random(rng.bytes16());
+        data_dir::node_id(dir, configured, &retired.unwrap_or_default(), fresh)
     };
-    let settings = config::build(&tree, given.is("dev"), &Machine::here()?, identity)?;
+    let mut settings = config::build(&tree, given.is("dev"), &Machine::here()?, identity)?;
+    // A server that was reset has no data of its own: it waits for the cluster that has it.
+    if was_reset && settings.wait_to_be_added() {
+        settings.warnings.push(
+            "bootstrap and bootstrap_expect are ignored: this server's Raft log was once reset, so \
+             it waits for the leader to add it"
+                .to_owned(),
+        );
+    }
     Ok((settings, lock))
 }
 

@@ -1,10 +1,15 @@
 //! The HTTP client of the command line, with Consul's flags and environment variables
 //! (spec/agent.md §36). A variable named `MUSTER_…` wins over its `CONSUL_…` twin.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use bytes::BytesMut;
+use futures_util::stream;
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt as _;
 
 use super::flags::{Flag, Given, Kind, flag};
 
@@ -30,6 +35,8 @@ pub(super) static FLAGS: &[Flag] = &[
 
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a file that are read at a time to be sent.
+const UPLOAD_PART_BYTES: usize = 256 << 10;
 
 /// A connection to an agent for one command.
 pub(super) struct Agent {
@@ -98,6 +105,17 @@ impl Agent {
         query: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Result<Answer, String> {
+        let mut request = self.request(method, path, query);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        self.runtime.block_on(async {
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            self.whole(response).await
+        })
+    }
+
+    fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
         let mut request = self.client.request(method, self.url(path, query));
         if let Some(token) = &self.token {
             request = request.header("X-Consul-Token", token);
@@ -105,22 +123,54 @@ impl Agent {
         if let Some((user, password)) = &self.auth {
             request = request.basic_auth(user, password.as_ref());
         }
-        if let Some(body) = body {
-            request = request.body(body);
-        }
-        self.runtime.block_on(async {
-            let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
-            let status = response.status();
-            let mut body = Vec::new();
-            while let Some(part) =
-                response.chunk().await.map_err(|error| self.unreachable(&error))?
-            {
-                if body.len() + part.len() > ANSWER_BYTES_MAX {
-                    return Err(format!("the agent's answer is over {ANSWER_BYTES_MAX} bytes"));
-                }
-                body.extend_from_slice(&part);
+        request
+    }
+
+    /// Status and body, all of it in memory.
+    async fn whole(&self, mut response: Response) -> Result<Answer, String> {
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if body.len() + part.len() > ANSWER_BYTES_MAX {
+                return Err(format!("the agent's answer is over {ANSWER_BYTES_MAX} bytes"));
             }
-            Ok(Answer { status, body })
+            body.extend_from_slice(&part);
+        }
+        Ok(Answer { status, body })
+    }
+
+    /// A GET whose answer goes into a writer as it comes.
+    pub(super) fn download(
+        &self,
+        path: &str,
+        into: &mut impl Write,
+        failed: &impl Fn(io::Error) -> String,
+    ) -> Result<(), String> {
+        self.runtime.block_on(async {
+            let request = self.request(Method::GET, path, &[]);
+            let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            if response.status() != StatusCode::OK {
+                return Err(self.whole(response).await?.refusal());
+            }
+            while let Some(part) = response.chunk().await.map_err(|error| broke_off(&error))? {
+                into.write_all(&part).map_err(failed)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A request whose body is read from a file as it is sent; any status but 200 is an error.
+    pub(super) fn upload(&self, method: Method, path: &str, file: File) -> Result<(), String> {
+        let parts = stream::try_unfold(tokio::fs::File::from_std(file), |mut file| async move {
+            let mut part = BytesMut::with_capacity(UPLOAD_PART_BYTES);
+            let read = file.read_buf(&mut part).await?;
+            Ok::<_, io::Error>((read > 0).then(|| (part.freeze(), file)))
+        });
+        let request = self.request(method, path, &[]).body(Body::wrap_stream(parts));
+        self.runtime.block_on(async {
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let answer = self.whole(response).await?;
+            if answer.status == StatusCode::OK { Ok(()) } else { Err(answer.refusal()) }
         })
     }
 
@@ -139,11 +189,7 @@ impl Agent {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> String {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        format!("cannot reach the agent at {}: {cause}; is it running?", self.base)
+        format!("cannot reach the agent at {}: {}; is it running?", self.base, root(error))
     }
 
     /// Like [`Agent::call`], but any status other than 200 is an error with the agent's text.
@@ -179,6 +225,18 @@ impl Agent {
     ) -> Result<Vec<u8>, String> {
         self.ok(Method::PUT, path, query, Some(body.unwrap_or_default()))
     }
+}
+
+fn broke_off(error: &reqwest::Error) -> String {
+    format!("the agent's answer broke off: {}; try again", root(error))
+}
+
+fn root(error: &reqwest::Error) -> &dyn std::error::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
 }
 
 impl Answer {

@@ -10,7 +10,9 @@ mod members;
 mod membership;
 mod operator;
 mod out;
+mod raft_reset;
 mod services;
+mod snapshot;
 mod transfer;
 mod validate;
 mod version;
@@ -67,8 +69,11 @@ fn commands() -> Vec<Command> {
     commands.extend(catalog::COMMANDS);
     commands.extend(kv::COMMANDS);
     commands.extend(membership::COMMANDS);
-    commands.extend(operator::COMMANDS);
+    commands.extend(operator::autopilot::COMMANDS);
+    commands.extend(operator::raft::COMMANDS);
+    commands.push(raft_reset::COMMAND);
     commands.extend(services::COMMANDS);
+    commands.extend(snapshot::COMMANDS);
     commands.extend(transfer::COMMANDS);
     commands.sort_by_key(|command| command.name);
     commands

@@ -10,9 +10,11 @@ use agent::local::definition;
 use model::NodeId;
 use model::api::metadata;
 use model::duration::GoDuration;
+use model::row::AutopilotV1;
 use server::Bootstrap;
 
 use super::address::{self, Interface};
+use super::schedule;
 use super::tree::Tree;
 
 /// What this machine says about itself.
@@ -60,8 +62,28 @@ const DEV_GRPC_PORT: i64 = 8502;
 /// many services run into.
 const HTTP_CONNS_PER_CLIENT: i64 = 10_000;
 
+/// Free space below which a leader refuses writes: what is under way, a snapshot of a middling state
+/// and the agent's own files still fit in it.
+const DISK_RESERVE: i64 = 128 << 20;
+
 /// Smallest reaping time of sessions and the like that the reload of a file may ask for.
 const REAP_MIN: Duration = Duration::from_secs(60);
+
+/// Bytes that stay free on a server's disk.
+fn disk_reserve(tree: &Tree) -> Result<u64, String> {
+    let bytes = tree.int("limits.disk_reserve").unwrap_or(DISK_RESERVE);
+    u64::try_from(bytes).map_err(|_| format!("limits.disk_reserve {bytes} must be 0 or more"))
+}
+
+impl Settings {
+    /// Makes a server that would found a cluster wait for one instead; whether it would have.
+    pub(crate) fn wait_to_be_added(&mut self) -> bool {
+        (self.agent.bootstrap, self.agent.bootstrap_expect) = (false, 0);
+        self.server.as_mut().is_some_and(|server| {
+            std::mem::replace(&mut server.bootstrap, Bootstrap::Wait) != Bootstrap::Wait
+        })
+    }
+}
 
 /// Checks and defaults. `node_id` is asked for last, when all else is right.
 pub(crate) fn build(
@@ -93,7 +115,12 @@ pub(crate) fn build(
     if let Some(version) = tree.int("protocol").filter(|version| !(2..=3).contains(version)) {
         return Err(format!("protocol {version} is not supported; only 2 and 3 are"));
     }
-    let bootstrap = bootstrap(tree, server, dev, &mut warnings)?;
+    let mut bootstrap = bootstrap(tree, server, dev, &mut warnings)?;
+    let non_voter = non_voter(tree, server, bootstrap)?;
+    if non_voter && bootstrap != Bootstrap::Wait {
+        warnings.push("bootstrap_expect has no effect on a server that never votes".to_owned());
+        bootstrap = Bootstrap::Wait;
+    }
     let multiplier = tree.int("performance.raft_multiplier").unwrap_or(1);
     if !(1..=10).contains(&multiplier) {
         return Err(format!("performance.raft_multiplier {multiplier} must be between 1 and 10"));
@@ -167,6 +194,8 @@ pub(crate) fn build(
     let leave_drain_time = duration("performance.leave_drain_time", 5);
     let rpc_handshake_timeout = duration("limits.rpc_handshake_timeout", 5);
 
+    let snapshot_schedule = schedule::read(tree, server)?;
+
     let node_id = node_id(tree.text("node_id").filter(|text| !text.is_empty()))?;
     let server_config = server
         .then(|| -> Result<server::Config, String> {
@@ -181,6 +210,7 @@ pub(crate) fn build(
                 raft_multiplier: u32::try_from(multiplier).unwrap_or(1),
                 raft_snapshot_threshold: u64::try_from(size("raft_snapshot_threshold", 50_000)?)
                     .unwrap_or(u64::MAX),
+                disk_reserve_bytes: disk_reserve(tree)?,
                 rpc_hold_timeout,
                 rpc_max_conns_per_client: size("limits.rpc_max_conns_per_client", 100)?,
                 rpc_handshake_timeout,
@@ -188,6 +218,9 @@ pub(crate) fn build(
                 kv_value_bytes_max,
                 leave_drain_time,
                 reconnect_timeout,
+                non_voter,
+                autopilot: autopilot(tree)?,
+                snapshot_schedule,
                 grpc_port: ports.grpc,
             })
         })
@@ -217,6 +250,7 @@ pub(crate) fn build(
             Bootstrap::Expect(count) if server => count,
             _ => 0,
         },
+        non_voter,
         join: Join {
             addresses: join,
             interval: duration("retry_interval", 30),
@@ -265,6 +299,58 @@ pub(crate) fn build(
         skip_leave_on_interrupt: tree.bool("skip_leave_on_interrupt").unwrap_or(server),
         log_json: tree.bool("log_json").unwrap_or(false),
         warnings,
+    })
+}
+
+/// A server that never votes cannot begin a cluster.
+fn non_voter(tree: &Tree, server: bool, bootstrap: Bootstrap) -> Result<bool, String> {
+    let set = |key| tree.bool(key).unwrap_or(false);
+    let Some(key) = ["non_voting_server", "read_replica"].into_iter().find(|key| set(key)) else {
+        return Ok(false);
+    };
+    if !server {
+        return Err(format!("'{key} = true' requires 'server = true'"));
+    }
+    if bootstrap == Bootstrap::Alone {
+        return Err(format!("'{key} = true' and 'bootstrap = true' are mutually exclusive"));
+    }
+    Ok(true)
+}
+
+/// What the first leader makes autopilot's configuration.
+fn autopilot(tree: &Tree) -> Result<AutopilotV1, String> {
+    let default = AutopilotV1::default();
+    let number = |key: &str, default: u64| match tree.int(key) {
+        None => Ok(default),
+        Some(value) => {
+            u64::try_from(value).map_err(|_| format!("{key} {value} must be at least 0"))
+        }
+    };
+    let ns = |key: &str, default: i64| {
+        let given = tree.duration(key).map(|duration| i64::try_from(duration.as_nanos()));
+        given.transpose().map(|ns| ns.unwrap_or(default)).map_err(|_| format!("{key} is too long"))
+    };
+    let text = |key: &str| tree.text(key).unwrap_or("").into();
+    Ok(AutopilotV1 {
+        cleanup_dead_servers: tree
+            .bool("autopilot.cleanup_dead_servers")
+            .unwrap_or(default.cleanup_dead_servers),
+        last_contact_threshold_ns: ns(
+            "autopilot.last_contact_threshold",
+            default.last_contact_threshold_ns,
+        )?,
+        max_trailing_logs: number("autopilot.max_trailing_logs", default.max_trailing_logs)?,
+        min_quorum: number("autopilot.min_quorum", default.min_quorum)?,
+        server_stabilization_time_ns: ns(
+            "autopilot.server_stabilization_time",
+            default.server_stabilization_time_ns,
+        )?,
+        redundancy_zone_tag: text("autopilot.redundancy_zone_tag"),
+        disable_upgrade_migration: tree
+            .bool("autopilot.disable_upgrade_migration")
+            .unwrap_or(default.disable_upgrade_migration),
+        upgrade_version_tag: text("autopilot.upgrade_version_tag"),
+        ..default
     })
 }
 
@@ -574,12 +660,40 @@ mod tests {
             (json!({"data_dir": "/x", "log_level": "loud"}), "log_level \"loud\""),
             (json!({"data_dir": "/x", "advertise_addr": "0.0.0.0"}), "advertise_addr cannot be"),
             (json!({"data_dir": "/x", "domain": "a..b"}), "not a DNS domain"),
+            (json!({"data_dir": "/x", "non_voting_server": true}), "requires 'server = true'"),
+            (
+                json!({"data_dir": "/x", "server": true, "read_replica": true, "bootstrap": true}),
+                "'read_replica = true' and 'bootstrap = true' are mutually exclusive",
+            ),
+            (
+                json!({"data_dir": "/x", "server": true, "autopilot": {"min_quorum": -1}}),
+                "autopilot.min_quorum -1 must be at least 0",
+            ),
         ] {
             let error = built(object, false).expect_err(said);
             assert!(error.contains(said), "{error}");
         }
         let dev = built(json!({"server": true, "bootstrap_expect": 3}), true);
         assert!(dev.expect_err("dev").contains("not allowed in dev mode"));
+    }
+
+    #[test]
+    fn autopilot_and_non_voters_reach_the_server() {
+        let server = |object| built(object, false).expect("valid").server.expect("a server");
+        let plain = server(json!({"data_dir": "/x", "server": true}));
+        assert_eq!((plain.autopilot, plain.non_voter), (AutopilotV1::default(), false));
+        let other = server(json!({"data_dir": "/x", "server": true, "non_voting_server": true,
+            "autopilot": {"cleanup_dead_servers": false, "last_contact_threshold": "1s",
+                "max_trailing_logs": 7, "min_quorum": 3, "server_stabilization_time": "1ms"}}));
+        let autopilot = AutopilotV1 {
+            cleanup_dead_servers: false,
+            last_contact_threshold_ns: 1_000_000_000,
+            max_trailing_logs: 7,
+            min_quorum: 3,
+            server_stabilization_time_ns: 1_000_000,
+            ..AutopilotV1::default()
+        };
+        assert_eq!((other.autopilot, other.non_voter), (autopilot, true));
     }
 
     #[test]

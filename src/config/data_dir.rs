@@ -36,18 +36,28 @@ pub(crate) fn lock(dir: &Path) -> Result<File, String> {
     }
 }
 
-/// The node's identity: configured, else from the file, else new and written to the file.
+/// The node's identity: configured, else from the file, else new and written to the file. A retired
+/// one ([`server::raft::reset`]) is refused where it is configured, and replaced where it is not.
 pub(crate) fn node_id(
     dir: Option<&Path>,
     configured: Option<&str>,
+    retired: &[NodeId],
     fresh: impl FnOnce() -> NodeId,
 ) -> Result<NodeId, String> {
     let path = dir.map(|dir| dir.join("node-id"));
     let known = match (configured, &path) {
         (Some(text), _) => {
-            Some(text.parse().map_err(|error| format!("node_id \"{text}\" is {error}"))?)
+            let id = text.parse().map_err(|error| format!("node_id \"{text}\" is {error}"))?;
+            if retired.contains(&id) {
+                return Err(format!(
+                    "node_id {id} was retired when this server's Raft log was reset: its vote is \
+                     lost with the log, so it can never vote again; remove node_id from the \
+                     settings, or name a new one"
+                ));
+            }
+            Some(id)
         }
-        (None, Some(path)) => read(path)?,
+        (None, Some(path)) => read(path)?.filter(|id| !retired.contains(id)),
         (None, None) => None,
     };
     let id = known.unwrap_or_else(fresh);
@@ -103,16 +113,22 @@ mod tests {
     #[test]
     fn an_identity_is_made_once_and_a_configured_one_wins() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = node_id(Some(dir.path()), None, fresh).expect("made");
-        let again = node_id(Some(dir.path()), None, || NodeId([8; 16])).expect("read");
+        let first = node_id(Some(dir.path()), None, &[], fresh).expect("made");
+        let again = node_id(Some(dir.path()), None, &[], || NodeId([8; 16])).expect("read");
         assert_eq!(first, again);
+        let retired = [first];
+        let text = first.to_string();
+        let refused = node_id(Some(dir.path()), Some(&text), &retired, fresh);
+        assert!(refused.expect_err("retired").contains("was retired"));
+        let new = node_id(Some(dir.path()), None, &retired, || NodeId([8; 16]));
+        assert_eq!(new, Ok(NodeId([8; 16])));
         let text = "40e4a748-2192-161a-0510-9bf59fe950b5";
         assert_eq!(
-            node_id(Some(dir.path()), Some(text), fresh).map(|id| id.to_string()),
+            node_id(Some(dir.path()), Some(text), &[], fresh).map(|id| id.to_string()),
             Ok(text.to_owned())
         );
         assert_eq!(
-            node_id(Some(dir.path()), None, fresh).map(|id| id.to_string()),
+            node_id(Some(dir.path()), None, &[], fresh).map(|id| id.to_string()),
             Ok(text.to_owned())
         );
     }
@@ -121,7 +137,9 @@ mod tests {
     fn a_damaged_identity_and_a_second_process_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::write(dir.path().join("node-id"), "half").expect("written");
-        assert!(node_id(Some(dir.path()), None, fresh).expect_err("damaged").contains("node-id"));
+        assert!(
+            node_id(Some(dir.path()), None, &[], fresh).expect_err("damaged").contains("node-id")
+        );
         let held = lock(dir.path()).expect("first");
         assert!(lock(dir.path()).expect_err("second").contains("in use by another process"));
         drop(held);

@@ -8,12 +8,14 @@
 //! | [`sources`] | flags and files, in Consul's order |
 //! | [`address`] | addresses, templates, detection |
 //! | [`data_dir`] | the lock of the data directory and the node's identity |
+//! | [`schedule`] | `snapshot_schedule` |
 //! | [`mod@build`] | settings become `agent::Config` and `server::Config` |
 
 mod address;
 mod build;
 pub(crate) mod data_dir;
 mod keys;
+mod schedule;
 mod sources;
 mod tree;
 

@@ -342,8 +342,8 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_warned_of_once() {
-        let object = json!({"autopilot": {"cleanup_dead_servers": true}});
+        let object = json!({"watches": []});
         let tree = merged(&[object.clone(), object]).expect("accepted");
-        assert_eq!(tree.warnings, ["a.json: autopilot is not built yet and has no effect"]);
+        assert_eq!(tree.warnings, ["a.json: watches is not built yet and has no effect"]);
     }
 }

@@ -122,7 +122,7 @@ fn a_directory_of_files_is_read_and_http_listens_on_a_socket() {
             "telemetry": {"prometheus_retention_time": "60s", "disable_hostname": true}}),
         ),
         ("e.json", json!({"addresses": {"http": format!("unix://{}", socket.display())}})),
-        ("f.json", json!({"autopilot": {"cleanup_dead_servers": true}})),
+        ("f.json", json!({"recursors": ["127.0.0.1"]})),
     ] {
         std::fs::write(files.join(name), text.to_string()).expect("written");
     }
@@ -142,7 +142,7 @@ fn a_directory_of_files_is_read_and_http_listens_on_a_socket() {
         if out == "consul\ndb\nweb\n" { Ok(()) } else { Err(format!("{out}{err}")) }
     });
     said(&dev, "notes.txt");
-    said(&dev, "autopilot is not built yet");
+    said(&dev, "recursors is not built yet");
     // The socket that a killed process leaves behind does not stop the next one.
     dev.kill();
     dev.start();

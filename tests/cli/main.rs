@@ -34,6 +34,9 @@ fn exit_codes_and_help() {
         &["version"],
         &["operator", "raft", "list-peers"],
         &["validate"],
+        &["snapshot", "save"],
+        &["snapshot", "restore"],
+        &["snapshot", "inspect"],
     ] {
         let mut args = command.to_vec();
         args.push("-help");

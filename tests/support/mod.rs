@@ -7,6 +7,8 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+pub(crate) mod disk;
+pub(crate) mod ground;
 pub(crate) mod http;
 pub(crate) mod net;
 pub(crate) mod process;

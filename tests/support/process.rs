@@ -42,6 +42,10 @@ pub(crate) fn cli_with(variables: &[(&str, &str)], args: &[&str]) -> (i32, Strin
 pub(crate) struct Muster {
     child: Option<Child>,
     args: Vec<String>,
+    /// What it is started by.
+    wrap: Vec<String>,
+    /// Further variables of its environment.
+    pub(crate) variables: Vec<(String, String)>,
     /// Its address.
     pub(crate) ip: String,
     /// Where its output goes.
@@ -71,6 +75,20 @@ impl Muster {
 
     /// An agent named `name` on address `n` that joins address 1.
     pub(crate) fn member(dir: &Path, network: &Network, n: u8, name: &str, args: &[&str]) -> Self {
+        let mut muster = Self::prepare_member(dir, network, n, name, args);
+        muster.start();
+        muster
+    }
+
+    /// Server `n` of a cluster of `expect` that is not started yet and knows all the others.
+    pub(crate) fn prepare_server(dir: &Path, network: &Network, n: u8, expect: u8) -> Self {
+        let mut args = vec!["-server".to_owned(), format!("-bootstrap-expect={expect}")];
+        args.extend((2..=expect).map(|other| format!("-retry-join={}", network.ip(other))));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Self::prepare_member(dir, network, n, &format!("s{n}"), &args)
+    }
+
+    fn prepare_member(dir: &Path, network: &Network, n: u8, name: &str, args: &[&str]) -> Self {
         let ip = network.ip(n);
         let data = dir.join(name);
         let mut all = vec![
@@ -82,23 +100,39 @@ impl Muster {
             "-retry-interval=2s".to_owned(),
         ];
         all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        let mut muster = Self::prepare(dir, &ip, name, all);
-        muster.start();
-        muster
+        Self::prepare(dir, &ip, name, all)
     }
 
     /// A process that is not started yet.
     pub(crate) fn prepare(dir: &Path, ip: &str, name: &str, args: Vec<String>) -> Self {
-        Self { child: None, args, ip: ip.to_owned(), log: dir.join(format!("{name}.log")) }
+        let log = dir.join(format!("{name}.log"));
+        let (wrap, variables) = (Vec::new(), Vec::new());
+        Self { child: None, args, wrap, variables, ip: ip.to_owned(), log }
+    }
+
+    /// Is started by this program, which becomes it.
+    pub(crate) fn wrapped(mut self, wrap: Vec<String>) -> Self {
+        self.wrap = wrap;
+        self
+    }
+
+    /// Is started with this environment variable.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Starts it, again after a stop with the same arguments.
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "already running");
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        let child = Command::new(program())
+        let mut line = self.wrap.clone();
+        line.push(program().to_owned());
+        let child = Command::new(&line[0])
+            .args(&line[1..])
             .arg("agent")
             .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -229,12 +263,12 @@ impl Drop for Muster {
 /// Three servers that have a leader, on addresses 1 to 3 of a network of their own.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    /// The servers. First, so that a failed test shows their logs before they are deleted.
+    pub(crate) servers: Vec<Muster>,
     /// Their data and logs.
     pub(crate) dir: tempfile::TempDir,
     /// Their network.
     pub(crate) network: Network,
-    /// The servers.
-    pub(crate) servers: Vec<Muster>,
 }
 
 impl Cluster {
@@ -248,6 +282,40 @@ impl Cluster {
             server.wait_for_leader();
         }
         Self { dir, network, servers }
+    }
+
+    /// `size` servers that know each other, each as `change` wants it, on this network.
+    pub(crate) fn start_as(
+        size: u8,
+        network: Network,
+        change: impl Fn(u8, Muster) -> Muster,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let prepare = |n| change(n, Muster::prepare_server(dir.path(), &network, n, size));
+        let mut servers: Vec<Muster> = (1..=size).map(prepare).collect();
+        for server in &mut servers {
+            server.start();
+        }
+        for server in &servers {
+            server.wait_for_leader();
+        }
+        Self { dir, network, servers }
+    }
+
+    /// Term, and whether this server says that it leads in it; `None` without an answer.
+    pub(crate) fn standing(&self, i: usize) -> Option<(u64, bool)> {
+        standing(&self.servers[i].address())
+    }
+
+    /// The term in which all servers are, with one leader among them.
+    pub(crate) fn settled_term(&self) -> u64 {
+        eventually("one leader, one term", || {
+            let seen: Vec<_> = (0..self.servers.len()).map(|i| self.standing(i)).collect();
+            let term = seen[0].map_or(0, |(term, _)| term);
+            let agree = seen.iter().all(|one| one.is_some_and(|(its, _)| its == term));
+            let leaders = seen.iter().flatten().filter(|(_, leads)| *leads).count();
+            if agree && leaders == 1 { Ok(term) } else { Err(format!("{seen:?}")) }
+        })
     }
 
     /// A further client agent on address `n`, joined, able to write, and a healthy node of the
@@ -284,4 +352,14 @@ impl Cluster {
     fn answers(&self, i: usize) -> bool {
         http(&self.servers[i].address(), "GET", "/v1/status/leader", b"").is_ok()
     }
+}
+
+/// Term, and whether the server at this address says that it leads in it.
+pub(crate) fn standing(address: &str) -> Option<(u64, bool)> {
+    let limit = Duration::from_secs(2);
+    let answer = super::http::request(address, "GET", "/v1/agent/self", &[], b"", limit).ok()?;
+    let facts: Value = serde_json::from_slice(&answer.body).ok()?;
+    let raft = &facts["Stats"]["raft"];
+    let term = raft["term"].as_str()?.parse().ok()?;
+    Some((term, raft["state"] == "Leader"))
 }

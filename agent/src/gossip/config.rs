@@ -163,6 +163,10 @@ fn lan_tags(config: &Config, build: &str) -> BTreeMap<Name, Name> {
         if config.bootstrap_expect > 0 {
             set("expect", &config.bootstrap_expect.to_string());
         }
+        if config.non_voter {
+            set("nonvoter", "1");
+            set("read_replica", "1");
+        }
         if let Some(port) = config.serf_wan_port {
             set("wan_join_port", &port.to_string());
         }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use model::rpc::{Consistency, Meta};
+use model::seam::ByteStream;
 
 /// What the body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,17 +20,26 @@ pub(crate) enum Content {
 }
 
 /// An answer without error. Status, body and headers; the frame adds what all answers have.
-#[derive(Debug, Clone)]
 pub struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content: Content,
     pub(crate) body: Bytes,
+    /// Comes behind the body, as it is made.
+    pub(crate) stream: Option<ByteStream>,
     pub(crate) headers: HeaderMap,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { status, content, body, stream, headers } = self;
+        let streams = stream.is_some();
+        write!(f, "Answer {{ {status} {content:?} {body:?} {headers:?} streams: {streams} }}")
+    }
 }
 
 impl Answer {
     fn new(status: StatusCode, content: Content, body: Bytes) -> Self {
-        Self { status, content, body, headers: HeaderMap::new() }
+        Self { status, content, body, stream: None, headers: HeaderMap::new() }
     }
 
     /// Compact JSON, already encoded.
@@ -56,6 +66,12 @@ impl Answer {
     pub fn custom(body: impl Into<Bytes>, content_type: &'static str) -> Self {
         Self::new(StatusCode::OK, Content::Custom, body.into())
             .header(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+    }
+
+    /// Bytes of any number, sent as they are made. A stream that ends with an error breaks the
+    /// connection off, so that nobody takes a part for the whole.
+    pub fn stream(body: ByteStream, content_type: &'static str) -> Self {
+        Self { stream: Some(body), ..Self::custom(Bytes::new(), content_type) }
     }
 
     /// 404 with an empty body, which has no type: no such object.

@@ -6,6 +6,8 @@ use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
+use model::rpc::RpcError;
+use model::seam::ByteStream;
 
 use super::error::ApiError;
 
@@ -45,6 +47,18 @@ pub(crate) async fn read(
         }
         Ok(read) => read,
     }
+}
+
+/// The body as it comes. Who sends nothing for too long is given up.
+pub(crate) fn stream(body: Body) -> ByteStream {
+    Box::pin(futures_util::stream::unfold(Some(body), |body| async {
+        let mut body = body?;
+        match next(&mut body).await {
+            Ok(Some(part)) => Some((Ok(part), Some(body))),
+            Ok(None) => None,
+            Err(error) => Some((Err(RpcError::Broken(error.to_string())), None)),
+        }
+    }))
 }
 
 async fn next(body: &mut Body) -> Result<Option<Bytes>, ApiError> {

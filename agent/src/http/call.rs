@@ -1,13 +1,14 @@
 //! One request on its way through a handler.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use model::api::input;
 use model::rpc::{Consistency, Op, Reply, RpcError};
+use model::seam::ByteStream;
 use model::{LogIndex, Name};
 use serde_json::Value;
 
@@ -32,6 +33,8 @@ pub struct Call {
     pub trace_id: u64,
     pub(crate) blocking: bool,
     pub(crate) body: Result<Bytes, ApiError>,
+    /// Taken once. The lock only makes it shareable: nobody waits for it.
+    pub(crate) upload: Mutex<Option<ByteStream>>,
 }
 
 impl Call {
@@ -51,6 +54,13 @@ impl Call {
     /// The body; the error if it was too large or broken.
     pub fn bytes(&self) -> Result<Bytes, ApiError> {
         self.body.clone()
+    }
+
+    /// The body of a [`Route::upload`](super::Route::upload), as it comes: the first time, then
+    /// nothing.
+    pub fn upload(&self) -> ByteStream {
+        let body = self.upload.lock().unwrap_or_else(PoisonError::into_inner).take();
+        body.unwrap_or_else(|| Box::pin(futures_util::stream::empty()))
     }
 
     /// The first JSON value of the body.

@@ -1,8 +1,8 @@
 //! The way of one request through the frame: path, route, method, permission, handler, answer.
 //! The order decides which error a client sees (spec/http-api-1.md §1.3).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -98,7 +98,11 @@ impl Door {
             gzip: finish::accepts_gzip(&parts.headers),
         };
         let started = self.context.clock.now();
-        let body = body::read(incoming, &parts.headers, route.body_max).await;
+        let (body, upload) = if route.uploads {
+            (Ok(Bytes::new()), Some(body::stream(incoming)))
+        } else {
+            (body::read(incoming, &parts.headers, route.body_max).await, None)
+        };
         let call = Call {
             context: Arc::clone(&self.context),
             rest: Bytes::copy_from_slice(decoded.get(rest_at..).unwrap_or(&[])),
@@ -108,12 +112,13 @@ impl Door {
             trace_id: self.trace.fetch_add(1, Ordering::Relaxed),
             blocking: route.blocking,
             body,
+            upload: Mutex::new(upload),
         };
         let trace_id = call.trace_id;
         let result = self.handle(route, call).await;
         let took = self.context.clock.now() - started;
         time.record(took.as_secs_f64());
-        if took > SLOW && !route.blocking {
+        if took > SLOW && !route.blocking && !route.uploads {
             tracing::warn!(trace_id, path = raw, took_ms = options::millis(took), "slow request");
         }
         if let Err(error) = &result {

@@ -58,7 +58,7 @@ pub(crate) fn response(result: Result<Answer, ApiError>, form: Form) -> Response
 }
 
 fn success(answer: Answer, form: Form) -> Response {
-    let Answer { status, content, mut body, headers } = answer;
+    let Answer { status, content, mut body, stream, headers } = answer;
     let label = match content {
         Content::Json => Some("application/json"),
         Content::Text => Some("text/plain; charset=utf-8"),
@@ -79,7 +79,11 @@ fn success(answer: Answer, form: Form) -> Response {
         body = smaller;
         compressed = true;
     }
-    let mut response = Response::new(Body::from(body));
+    let body = match stream {
+        Some(stream) => Body::from_stream(stream),
+        None => Body::from(body),
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if let Some(label) = label {

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `/v1/kv`, `/v1/session`, `/v1/txn` | `kv`, `session`, `txn` |
 //! | `/v1/catalog`, `/v1/health` | `catalog`, `health`, what both share: `discovery` |
-//! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `acl` |
+//! | `/v1/status`, `/v1/operator`, `/v1/acl` | `status`, `operator`, `autopilot`, `acl` |
+//! | `/v1/snapshot` | `snapshot` |
 //!
 //! Other rooms add endpoints by handing their [`Route`]s to [`start`]: a handler is a closure
 //! `Fn(Call) -> Future<Output = Result<Answer, ApiError>>` and may hold whatever it needs.
@@ -17,6 +18,7 @@
 mod acl;
 pub mod agent;
 mod answer;
+mod autopilot;
 mod body;
 mod call;
 mod catalog;
@@ -35,6 +37,7 @@ mod path;
 mod route;
 mod server;
 mod session;
+mod snapshot;
 mod status;
 mod txn;
 
@@ -68,11 +71,13 @@ pub fn start(context: Context, more: Vec<Route>, listeners: Vec<Listener>, tasks
 fn routes(context: &Context) -> Vec<Route> {
     [
         acl::routes(),
+        autopilot::routes(),
         catalog::routes(),
         health::routes(),
         kv::routes(context.config.kv_value_bytes_max),
         operator::routes(),
         session::routes(),
+        snapshot::routes(),
         status::routes(),
         txn::routes(context.config.kv_value_bytes_max),
     ]

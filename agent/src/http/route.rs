@@ -29,6 +29,8 @@ pub struct Route {
     pub(crate) permission: Permission,
     pub(crate) body_max: usize,
     pub(crate) blocking: bool,
+    /// Its body is read by its handler, as it comes.
+    pub(crate) uploads: bool,
     pub(crate) handler: Handler,
 }
 
@@ -46,6 +48,7 @@ impl Route {
             permission: Permission::ByServer,
             body_max: 0,
             blocking: false,
+            uploads: false,
             handler: Arc::new(move |call| Box::pin(handler(call))),
         }
     }
@@ -66,6 +69,15 @@ impl Route {
         Fut: Future<Output = Result<Answer, ApiError>> + Send + 'static,
     {
         Self { blocking: true, ..Self::new(Method::GET, pattern, handler) }
+    }
+
+    /// A `PUT` whose body is read by its handler, as it comes: [`Call::upload`].
+    pub fn upload<F, Fut>(pattern: &'static str, handler: F) -> Self
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Answer, ApiError>> + Send + 'static,
+    {
+        Self { uploads: true, ..Self::new(Method::PUT, pattern, handler) }
     }
 
     /// A `PUT` with a JSON body.

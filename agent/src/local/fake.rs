@@ -265,6 +265,7 @@ pub(crate) fn config() -> Config {
         data_dir: None,
         bootstrap: true,
         bootstrap_expect: 0,
+        non_voter: false,
         join: Join {
             addresses: Vec::new(),
             interval: std::time::Duration::from_secs(30),

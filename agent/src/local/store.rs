@@ -35,6 +35,10 @@ const QUEUE_MAX: usize = 1_024;
 const CACHE_BYTES: usize = 1 << 20;
 /// A heartbeat that changes nothing is on the disk after this time, together with all others.
 const HEARTBEAT_DELAY: Duration = Duration::from_secs(1);
+/// After a failed write, the time until the next try when nothing new comes.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// Changes that are kept while the disk takes none; with more than that only a new start helps.
+const UNSAVED_MAX: usize = 65_536;
 
 /// Why definitions on disk could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -52,12 +56,15 @@ pub enum StoreError {
     },
     /// A later release wrote the file.
     #[error(
-        "{path} has version {found} and was written by a later release; this is {release}, which \
-         reads version {VERSION}: run the later release", path = path.display(), release = model::MUSTER_VERSION
+        "{path} has version {found} and was written by a later release ({release}); this is {ours}, \
+         which reads version {VERSION}: run that release or a later one",
+        path = path.display(), ours = model::MUSTER_VERSION
     )]
     Newer {
         /// The file.
         path: PathBuf,
+        /// Who wrote it.
+        release: String,
         /// Version found.
         found: u32,
     },
@@ -71,8 +78,8 @@ pub enum StoreError {
     },
     /// A change is in force but not on the disk.
     #[error(
-        "cannot write {path}: {cause}; the change is in force but will be lost when this agent \
-         stops", path = path.display()
+        "cannot write {path}: {cause}; the change is in force and is written once the disk takes it, \
+         but is lost if this agent stops before", path = path.display()
     )]
     Write {
         /// The file.
@@ -173,11 +180,31 @@ pub(crate) async fn open(path: PathBuf) -> Result<(OpenStore, Loaded), StoreErro
 #[derive(Debug)]
 pub(crate) struct OpenStore {
     path: PathBuf,
-    database: Database,
+    held: Mutex<Held>,
+}
+
+/// What the writer holds between two commits.
+#[derive(Debug)]
+struct Held {
+    /// `None` after a failure: redb refuses all further work until it is opened anew.
+    database: Option<Database>,
+    unsaved: Vec<Edit>,
+    heartbeats: BTreeMap<Name, TtlRecord>,
+    /// Changes had to be dropped: the file must not be written as if it were whole.
+    incomplete: bool,
 }
 
 impl OpenStore {
+    /// redb may panic on a file that was damaged from outside, when it opens or when it reads it.
     fn open(path: PathBuf) -> Result<(Self, Loaded), StoreError> {
+        let shown = path.clone();
+        rt::panic_as_error(|| Self::open_file(path)).unwrap_or_else(|panic| {
+            let what = format!("its structure makes no sense: {panic}");
+            Err(StoreError::Damaged { path: shown, what })
+        })
+    }
+
+    fn open_file(path: PathBuf) -> Result<(Self, Loaded), StoreError> {
         let open_error = |cause: redb::Error| match cause {
             redb::Error::Corrupted(what) => StoreError::Damaged { path: path.clone(), what },
             cause => StoreError::Open { path: path.clone(), cause: Arc::new(cause) },
@@ -187,9 +214,12 @@ impl OpenStore {
         } else if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
             return Err(StoreError::Damaged { path, what: "it is empty".into() });
         }
-        let database = builder().open(&path).map_err(|cause| match cause {
+        let database = open_database(&path).map_err(|cause| match cause {
             redb::DatabaseError::Storage(redb::StorageError::Io(cause))
-                if cause.kind() == std::io::ErrorKind::InvalidData =>
+                if matches!(
+                    cause.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                ) =>
             {
                 StoreError::Damaged { path: path.clone(), what: cause.to_string() }
             }
@@ -198,15 +228,16 @@ impl OpenStore {
             }
             cause => open_error(cause.into()),
         })?;
-        let store = Self { path, database };
-        let loaded = store.load()?;
-        Ok((store, loaded))
+        let loaded = Self::load(&path, &database)?;
+        let (unsaved, heartbeats) = (Vec::new(), BTreeMap::new());
+        let held = Held { database: Some(database), unsaved, heartbeats, incomplete: false };
+        Ok((Self { path, held: Mutex::new(held) }, loaded))
     }
 
-    fn load(&self) -> Result<Loaded, StoreError> {
-        let damaged = |what: String| StoreError::Damaged { path: self.path.clone(), what };
+    fn load(path: &Path, database: &Database) -> Result<Loaded, StoreError> {
+        let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
         let failed = |cause: redb::Error| damaged(cause.to_string());
-        let read = self.database.begin_read().map_err(|cause| failed(cause.into()))?;
+        let read = database.begin_read().map_err(|cause| failed(cause.into()))?;
         let meta = read.open_table(META).map_err(|cause| failed(cause.into()))?;
         let magic = meta.get("magic").map_err(|cause| failed(cause.into()))?;
         if magic.is_none_or(|found| found.value() != MAGIC) {
@@ -218,7 +249,12 @@ impl OpenStore {
             .map(u32::from_le_bytes)
             .ok_or_else(|| damaged("it has no version".into()))?;
         if version > VERSION {
-            return Err(StoreError::Newer { path: self.path.clone(), found: version });
+            let release = meta.get("release").map_err(|cause| failed(cause.into()))?;
+            let release = release.map_or_else(
+                || "unnamed".to_owned(),
+                |found| String::from_utf8_lossy(found.value()).escape_debug().to_string(),
+            );
+            return Err(StoreError::Newer { path: path.to_owned(), release, found: version });
         }
         let table = |definition: TableDefinition<&str, &[u8]>| -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
             let table = read.open_table(definition)?;
@@ -245,54 +281,47 @@ impl OpenStore {
         Ok(loaded)
     }
 
+    /// Commits these together with what could not be written before.
     fn write(
         &self,
-        jobs: &[Job],
-        heartbeats: &BTreeMap<Name, TtlRecord>,
+        edits: Vec<Edit>,
+        heartbeats: BTreeMap<Name, TtlRecord>,
     ) -> Result<(), StoreError> {
-        self.commit(jobs, heartbeats).map_err(|cause| {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.incomplete |= held.unsaved.len().saturating_add(edits.len()) > UNSAVED_MAX;
+        if held.incomplete {
+            held.unsaved.clear();
+        } else {
+            held.unsaved.extend(edits);
+            held.heartbeats.extend(heartbeats);
+        }
+        self.commit(&mut held).map_err(|cause| {
+            held.database = None;
             tracing::error!(path = %self.path.display(), %cause, "cannot write");
             StoreError::Write { path: self.path.clone(), cause: Arc::new(cause) }
         })
     }
 
-    fn commit(
-        &self,
-        jobs: &[Job],
-        heartbeats: &BTreeMap<Name, TtlRecord>,
-    ) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            let mut services = write.open_table(SERVICES)?;
-            let mut checks = write.open_table(CHECKS)?;
-            let mut ttl = write.open_table(TTL)?;
-            for (id, record) in heartbeats {
-                ttl.insert(&**id, encode(record).as_slice())?;
-            }
-            for edit in jobs.iter().flat_map(|job| &job.edits) {
-                match edit {
-                    Edit::PutService(definition) => {
-                        services.insert(
-                            &*definition.service.id,
-                            encode(definition.as_ref()).as_slice(),
-                        )?;
-                    }
-                    Edit::DropService(id) => {
-                        services.remove(&**id)?;
-                    }
-                    Edit::PutCheck(definition) => {
-                        let record = encode(definition.as_ref());
-                        checks.insert(&*definition.check.id, record.as_slice())?;
-                    }
-                    Edit::DropCheck(id) => {
-                        checks.remove(&**id)?;
-                        ttl.remove(&**id)?;
-                    }
-                }
-            }
+    fn commit(&self, held: &mut Held) -> Result<(), redb::Error> {
+        if held.incomplete {
+            return Err(redb::Error::PreviousIo);
         }
-        write.commit()?;
+        if held.database.is_none() {
+            let opened = rt::panic_as_error(|| open_database(&self.path));
+            held.database = Some(opened.map_err(redb::Error::Corrupted)??);
+        }
+        if let Some(database) = &held.database {
+            put(database, &held.unsaved, &held.heartbeats)?;
+        }
+        held.unsaved.clear();
+        held.heartbeats.clear();
         Ok(())
+    }
+
+    /// Whether something waits for the disk to take it.
+    fn behind(&self) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.database.is_none() && !held.incomplete
     }
 
     /// Starts the writer. It ends once all that was queued before the stop is written.
@@ -321,12 +350,15 @@ async fn write_all(
             }
             count = queue.recv_many(&mut jobs, QUEUE_MAX) => count > 0,
             () = heartbeats.due() => true,
+            () = tokio::time::sleep(RETRY_DELAY), if store.behind() => true,
         };
         let noted = heartbeats.take();
-        if !(jobs.is_empty() && noted.is_empty()) {
+        let retry = store.behind();
+        if retry || !(jobs.is_empty() && noted.is_empty()) {
             let writer = Arc::clone(&store);
             let written = tokio::task::spawn_blocking(move || {
-                let result = writer.write(&jobs, &noted);
+                let edits = jobs.iter_mut().flat_map(|job| std::mem::take(&mut job.edits));
+                let result = writer.write(edits.collect(), noted);
                 for job in jobs {
                     let _ = job.done.send(result.clone());
                 }
@@ -347,6 +379,48 @@ fn builder() -> redb::Builder {
     builder
 }
 
+fn open_database(path: &Path) -> Result<Database, redb::DatabaseError> {
+    builder().open(path)
+}
+
+/// Writes all of these, or none.
+fn put(
+    database: &Database,
+    edits: &[Edit],
+    heartbeats: &BTreeMap<Name, TtlRecord>,
+) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut services = write.open_table(SERVICES)?;
+        let mut checks = write.open_table(CHECKS)?;
+        let mut ttl = write.open_table(TTL)?;
+        for (id, record) in heartbeats {
+            ttl.insert(&**id, encode(record).as_slice())?;
+        }
+        for edit in edits {
+            match edit {
+                Edit::PutService(definition) => {
+                    let record = encode(definition.as_ref());
+                    services.insert(&*definition.service.id, record.as_slice())?;
+                }
+                Edit::DropService(id) => {
+                    services.remove(&**id)?;
+                }
+                Edit::PutCheck(definition) => {
+                    let record = encode(definition.as_ref());
+                    checks.insert(&*definition.check.id, record.as_slice())?;
+                }
+                Edit::DropCheck(id) => {
+                    checks.remove(&**id)?;
+                    ttl.remove(&**id)?;
+                }
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
 /// Makes the file under another name first, so that a crash never leaves half of one.
 fn create(path: &Path) -> Result<(), redb::Error> {
     let fresh = path.with_extension("redb.new");
@@ -362,6 +436,7 @@ fn create(path: &Path) -> Result<(), redb::Error> {
         let mut meta = write.open_table(META)?;
         meta.insert("magic", MAGIC)?;
         meta.insert("version", VERSION.to_le_bytes().as_slice())?;
+        meta.insert("release", model::MUSTER_VERSION.as_bytes())?;
         write.open_table(SERVICES)?;
         write.open_table(CHECKS)?;
         write.open_table(TTL)?;

@@ -10,6 +10,7 @@
 //! | [`catalog`] | nodes, services, instances, checks |
 //! | [`kv`] | keys, sessions |
 //! | [`metadata`] | what keys and values of metadata may be |
+//! | [`peers`] | the file `peers.json` |
 //! | [`proxy`] | the `Proxy` object of a service, normalised |
 //! | [`definition`] | the `Definition` object of a check, normalised |
 //! | [`registration`] | the bodies of `catalog/register` and `catalog/deregister` |
@@ -21,6 +22,7 @@ pub mod input;
 pub mod json;
 pub mod kv;
 pub mod metadata;
+pub mod peers;
 pub mod proxy;
 pub mod registration;
 pub mod txn;

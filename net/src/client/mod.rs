@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use model::rpc::{Answer, Consistency, Reply, Request, RpcError};
+use model::rpc::{ARCHIVE_TIME_MAX, Answer, Consistency, Op, Reply, Request, RpcError};
 use model::seam::{Backend, BoxFuture, ByteStream, Cluster, Link};
 use model::{NodeId, wire};
 use rt::{Clock, Rng, Tasks};
@@ -309,7 +309,11 @@ impl Inner {
         let address = self.connected_server(&request, start, &time).await?;
         request.retry = retry.as_ref().map(OpenRetry::stamp).or(request.retry);
         let first = wire::encode(wire::Kind::Request, &request).into();
-        let limit = time.end.saturating_duration_since(self.clock.now()) + ANSWER_GRACE;
+        let limit = match request.op {
+            // Answered when all of it was received, checked and restored.
+            Op::SnapshotRestore => ARCHIVE_TIME_MAX,
+            _ => time.end.saturating_duration_since(self.clock.now()) + ANSWER_GRACE,
+        };
         let stream = self.pool.stream(address, Channel::Rpc, method::STREAM, first, body, limit);
         let answering = async {
             let mut messages =

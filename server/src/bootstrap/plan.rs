@@ -38,6 +38,9 @@ pub(super) fn view(us: NodeId, datacenter: &str, expect: u32, members: &Members)
         .filter(|member| member.state == MemberState::Alive);
     let mut candidates = Vec::new();
     for member in servers {
+        if member.tags.contains_key("nonvoter") {
+            continue;
+        }
         let theirs = member.tag("expect");
         if member.tags.contains_key("bootstrap") {
             return View::Contradiction { server: member.name.clone(), theirs: "bootstrap".into() };
@@ -150,6 +153,8 @@ mod tests {
         other[0].2 = &[];
         assert_eq!(seen(1, &other), View::Known(2));
         other[0].2 = &[("expect", "3"), ("dc", "dc2")];
+        assert_eq!(seen(1, &other), View::Known(2));
+        other[0].2 = &[("expect", "3"), ("nonvoter", "1")];
         assert_eq!(seen(1, &other), View::Known(2));
     }
 

@@ -45,6 +45,8 @@ pub enum Need {
     OperatorRead,
     /// `operator:write`.
     OperatorWrite,
+    /// A management token: `acl:write`. Who takes or brings the whole state has all secrets in it.
+    Management,
 }
 
 /// Decides what a token may do. The endpoint asks on the server that answers.

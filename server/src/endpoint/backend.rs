@@ -10,7 +10,7 @@ use model::seam::{Backend, BoxFuture, ByteStream, Link};
 use net::{OpenRetry, RetryLedger};
 use tokio::time::{Instant, timeout};
 
-use super::{Caller, Endpoint, rejected};
+use super::{Caller, Endpoint};
 use crate::config::Bootstrap;
 
 /// Time for handing over leadership; Raft itself gives it a second.
@@ -65,13 +65,7 @@ impl LocalBackend {
         if !member() || !servers.iter().any(|server| server.voter && server.id != us) {
             return Ok(());
         }
-        if parts.consensus.leadership().borrow().is_leader {
-            match timeout(HAND_OVER_MAX, parts.consensus.transfer(None)).await {
-                Ok(Ok(())) => tracing::info!("leadership handed over before leaving"),
-                Ok(Err(error)) => tracing::warn!(%error, "leadership could not be handed over"),
-                Err(_) => tracing::warn!("leadership was not taken over in time"),
-            }
-        }
+        self.hand_over().await;
         let mut request = Request::new(Op::RemovePeer { id: us });
         request.hold_ms = u64::try_from(REMOVAL_MAX.as_millis()).unwrap_or(u64::MAX);
         match timeout(REMOVAL_MAX, self.clone().ask_now(request)).await {
@@ -80,6 +74,26 @@ impl LocalBackend {
             _ if !member() => Ok(()),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(RpcError::Broken("not removed from Raft in time".to_owned())),
+        }
+    }
+
+    /// Puts leadership into other hands, if it is ours and there are others.
+    async fn hand_over(&self) {
+        let parts = &self.0.endpoint.parts;
+        let us = parts.config.node_id;
+        let others = parts.consensus.configuration().1;
+        let others = others.iter().any(|server| server.voter && server.id != us);
+        if !others || !parts.consensus.leadership().borrow().is_leader {
+            return;
+        }
+        let began = self.0.endpoint.now();
+        match timeout(HAND_OVER_MAX, parts.consensus.transfer(None)).await {
+            Ok(Ok(())) => {
+                let took = self.0.endpoint.now() - began;
+                tracing::info!(?took, "leadership handed over before stopping");
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "leadership could not be handed over"),
+            Err(_) => tracing::warn!("leadership was not taken over in time"),
         }
     }
 
@@ -110,10 +124,11 @@ impl Backend for LocalBackend {
 
     fn stream(
         &self,
-        _request: Request,
-        _body: ByteStream,
+        request: Request,
+        body: ByteStream,
     ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
-        Box::pin(std::future::ready(Err(no_streams())))
+        let endpoint = Arc::clone(&self.0.endpoint);
+        Box::pin(async move { endpoint.exchange(request, Caller::Agent, body).await })
     }
 
     fn link(&self) -> Link {
@@ -128,6 +143,11 @@ impl Backend for LocalBackend {
             this.0.endpoint.begin_leaving();
             departed.inspect_err(|error| tracing::warn!(%error, "leaving without having left Raft"))
         })
+    }
+
+    fn resign(&self) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move { this.hand_over().await })
     }
 
     fn stats(&self) -> BTreeMap<String, BTreeMap<String, String>> {
@@ -147,9 +167,4 @@ impl Backend for LocalBackend {
         let raft = parts.consensus.stats().into_iter().collect();
         BTreeMap::from([("consul".to_owned(), consul), ("raft".to_owned(), raft)])
     }
-}
-
-/// No operation has bodies yet.
-pub(super) fn no_streams() -> RpcError {
-    rejected("not supported: this server knows no operation with bodies")
 }

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use model::command::{EnvelopeV1, Outcome};
-use model::rpc::{Answer, RaftServer, Request, RpcError};
-use model::seam::{BoxFuture, Cluster, ClusterError, Member, MemberState, Members};
+use model::row::AutopilotV1;
+use model::rpc::{Answer, RaftServer, Reply, Request, RpcError};
+use model::seam::{BoxFuture, ByteStream, Cluster, ClusterError, Member, MemberState, Members};
 use model::{LogIndex, Name, NodeId};
 use rt::{Clock, Rng};
 use state::{Registry, State};
@@ -17,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AllowAll, Endpoint, Info, InfoQuestion, Parts, Peers};
 use crate::config::{Bootstrap, Config};
-use crate::consensus::{Consensus, Leadership, Proposal};
+use crate::consensus::{Census, Consensus, Leadership, Proposal};
 use crate::leader::Duties;
 
 pub(crate) const US: NodeId = NodeId([1; 16]);
@@ -37,6 +40,7 @@ pub(crate) fn config() -> Config {
         bootstrap: Bootstrap::Alone,
         raft_multiplier: 1,
         raft_snapshot_threshold: 50_000,
+        disk_reserve_bytes: 0,
         rpc_hold_timeout: Duration::from_secs(7),
         rpc_max_conns_per_client: 100,
         rpc_handshake_timeout: Duration::from_secs(5),
@@ -44,6 +48,9 @@ pub(crate) fn config() -> Config {
         kv_value_bytes_max: 1_024,
         leave_drain_time: Duration::from_secs(5),
         reconnect_timeout: Duration::from_secs(72 * 3_600),
+        non_voter: false,
+        autopilot: AutopilotV1::default(),
+        snapshot_schedule: None,
         grpc_port: None,
     }
 }
@@ -61,6 +68,8 @@ pub(crate) struct FakeConsensus {
     /// Committed, but applied only once the lease is confirmed: as on a new leader.
     pub(crate) unapplied: Mutex<Vec<Proposal>>,
     pub(crate) servers: Mutex<Vec<RaftServer>>,
+    pub(crate) census: watch::Sender<Arc<Census>>,
+    pub(crate) epoch: watch::Sender<u64>,
 }
 
 impl FakeConsensus {
@@ -75,6 +84,8 @@ impl FakeConsensus {
             faults: Mutex::default(),
             unapplied: Mutex::default(),
             servers: Mutex::new(vec![raft_server(1, true)]),
+            census: watch::Sender::new(Arc::default()),
+            epoch: watch::Sender::new(0),
         })
     }
 
@@ -190,13 +201,27 @@ impl Consensus for FakeConsensus {
         (1, self.servers.lock().expect("no panic").clone())
     }
 
+    fn census(&self) -> watch::Receiver<Arc<Census>> {
+        self.census.subscribe()
+    }
+
     fn add_server(
         &self,
         id: NodeId,
         _node: Name,
-        _address: SocketAddr,
+        address: SocketAddr,
     ) -> BoxFuture<'static, Result<(), RpcError>> {
-        self.servers.lock().expect("no panic").push(raft_server(id.0[0], true));
+        let mut servers = self.servers.lock().expect("no panic");
+        match servers.iter_mut().find(|server| server.id == id) {
+            Some(server) => server.address = address.to_string().into(),
+            None => servers.push(raft_server(id.0[0], false)),
+        }
+        ready(Ok(()))
+    }
+
+    fn promote(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
+        let mut servers = self.servers.lock().expect("no panic");
+        servers.iter_mut().filter(|server| server.id == id).for_each(|server| server.voter = true);
         ready(Ok(()))
     }
 
@@ -220,6 +245,30 @@ impl Consensus for FakeConsensus {
     ) -> BoxFuture<'static, Result<(), RpcError>> {
         self.lead(Some(1));
         ready(Ok(()))
+    }
+
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError> {
+        let archive = stream::iter([Ok(Bytes::from_static(b"archive"))]);
+        Ok((self.state().applied(), Box::pin(archive)))
+    }
+
+    fn restore(&self, mut archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>> {
+        let epoch = self.epoch.clone();
+        Box::pin(async move {
+            let mut all = Vec::new();
+            while let Some(part) = archive.next().await {
+                all.extend_from_slice(&part?);
+            }
+            if all != b"archive" {
+                return Err(RpcError::Protocol("no archive".to_owned()));
+            }
+            epoch.send_modify(|epoch| *epoch += 1);
+            Ok(LogIndex(77))
+        })
     }
 
     fn stats(&self) -> Vec<(String, String)> {
@@ -358,6 +407,18 @@ impl Peers for FakePeers {
             let late = || Err(RpcError::Broken("too late".into()));
             tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| late())
         })
+    }
+
+    fn exchange(
+        &self,
+        server: SocketAddr,
+        request: Request,
+        body: ByteStream,
+        _limit: Duration,
+    ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
+        let asked = self.ask(server, request, Duration::ZERO);
+        // Who reads the body is who answers it.
+        Box::pin(async move { Ok((asked.await?, body)) })
     }
 
     fn read_index(&self, _leader: SocketAddr) -> BoxFuture<'static, Result<LogIndex, RpcError>> {

@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use model::NodeId;
 use model::rpc::{Answer, Request, RpcError};
 use model::seam::{BoxFuture, ByteStream};
 use model::wire::{self, Kind};
 use net::{Channel, Handler, Limits, NetError, Peer, Role, method};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::backend::no_streams;
 use super::peers::{message, read_message};
 use super::{Caller, Endpoint, Info, InfoQuestion};
 use crate::config::Bootstrap;
@@ -45,6 +46,27 @@ impl Shared {
             Ok(request) => self.endpoint.ask(request, caller, || None).await,
         };
         Ok(wire::encode(Kind::Answer, &answer).into())
+    }
+
+    /// An answer and its body, as messages.
+    async fn exchange(
+        self: Arc<Self>,
+        caller: Caller,
+        first: Bytes,
+        body: ByteStream,
+    ) -> ByteStream {
+        let limit = Limits::default().frame_bytes_max;
+        let exchanged = match wire::decode::<Request>(Kind::Request, &first, limit) {
+            Err(error) => Err(RpcError::Protocol(error.to_string())),
+            Ok(_) if self.endpoint.is_leaving() => Err(RpcError::Leaving),
+            Ok(request) => self.endpoint.exchange(request, caller, body).await,
+        };
+        let (answer, rest): (Answer, ByteStream) = match exchanged {
+            Ok((reply, rest)) => (Ok(reply), rest),
+            Err(error) => (Err(error), Box::pin(stream::empty())),
+        };
+        let answer = wire::encode(Kind::Answer, &answer).into();
+        Box::pin(stream::once(std::future::ready(Ok(answer))).chain(rest))
     }
 
     /// A read index for a follower.
@@ -86,7 +108,18 @@ impl Shared {
     }
 }
 
+fn caller(role: Role) -> Caller {
+    match role {
+        Role::Server => Caller::Server,
+        Role::Client => Caller::Agent,
+    }
+}
+
 impl Handler for RpcHandler {
+    fn threads(&self, channel: Channel) -> Option<Handle> {
+        (channel != Channel::Rpc).then(|| self.raft.threads(channel)).flatten()
+    }
+
     fn call(
         &self,
         peer: &Peer,
@@ -100,10 +133,7 @@ impl Handler for RpcHandler {
         let shared = Arc::clone(&self.shared);
         match (method, peer.role) {
             (method::ASK, role) => {
-                let caller = match role {
-                    Role::Server => Caller::Server,
-                    Role::Client => Caller::Agent,
-                };
+                let caller = caller(role);
                 Box::pin(async move { shared.ask(caller, body).await })
             }
             (method::READ_INDEX, Role::Server) => {
@@ -128,11 +158,15 @@ impl Handler for RpcHandler {
         if channel != Channel::Rpc {
             return self.raft.stream(peer, channel, method, first, incoming);
         }
-        let error = match method {
-            method::STREAM => NetError::Remote(no_streams()),
-            method => NetError::unknown_method(channel, method),
-        };
-        Box::pin(std::future::ready(Err(error)))
+        if method != method::STREAM {
+            let unknown = NetError::unknown_method(channel, method);
+            return Box::pin(std::future::ready(Err(unknown)));
+        }
+        let caller = caller(peer.role);
+        let exchange = Arc::clone(&self.shared).exchange(caller, first, incoming);
+        // Accepted at once; the answer is the first message, however long it takes.
+        let messages: ByteStream = Box::pin(stream::once(exchange).flatten());
+        Box::pin(std::future::ready(Ok(messages)))
     }
 }
 

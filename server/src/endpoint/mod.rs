@@ -10,11 +10,13 @@
 //! | `authorizer`, `admission` | who may do what; how many at once |
 //! | `read` | reads of tables, blocking ones too |
 //! | `write`, `register`, `session`, `key`, `txn` | writes: validation, defaults, proposals |
+//! | `archive` | operations with bodies: the whole state out and in |
 //! | `operator` | status, Raft configuration, peers |
 //! | `peers`, `rounds` | what servers ask each other; shared read indexes |
 //! | `backend`, `handler` | the ways in: from this process's agent, from the network |
 
 mod admission;
+mod archive;
 mod authorizer;
 mod backend;
 mod handler;
@@ -218,6 +220,7 @@ impl Endpoint {
                     table::Place::Here | table::Place::LeaderUnlessStale => {
                         self.status(&request.op)
                     }
+                    table::Place::Archive => Err(rejected("this operation needs a body")),
                     table::Place::Leader => {
                         // Without a quorum a proposal waits for ever: its time is the hold.
                         let (_, hold_ms) = time.left_ms(self.now());
@@ -292,8 +295,10 @@ impl Endpoint {
     fn standing(&self) -> Standing {
         let consensus = &self.parts.consensus;
         let since_start = self.now() - self.started;
+        // Copied first: nothing else is borrowed while this is.
+        let leadership = *consensus.leadership().borrow();
         Standing {
-            leadership: *consensus.leadership().borrow(),
+            leadership,
             ready: consensus.ready(),
             leaderless: consensus.last_contact_ms().map_or(since_start, Duration::from_millis),
         }

@@ -1,16 +1,20 @@
 //! What servers ask each other beside Raft.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use model::rpc::{Answer, Request, RpcError};
-use model::seam::BoxFuture;
+use futures_util::StreamExt as _;
+use model::rpc::{Answer, Reply, Request, RpcError};
+use model::seam::{BoxFuture, ByteStream};
 use model::wire::{self, Kind};
 use model::{LogIndex, NodeId};
-use net::{Channel, Limits, NetError, Pool, method};
+use net::{Channel, Limits, NetError, method};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::raft::Transport;
 
 /// Time for a read index: a quorum round, and connecting if need be.
 const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,6 +32,15 @@ pub(crate) trait Peers: Send + Sync + 'static {
         request: Request,
         limit: Duration,
     ) -> BoxFuture<'static, Answer>;
+
+    /// Forwards a request that has a body or is answered with one.
+    fn exchange(
+        &self,
+        server: SocketAddr,
+        request: Request,
+        body: ByteStream,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>>;
 
     /// Asks the leader for a read index.
     fn read_index(&self, leader: SocketAddr) -> BoxFuture<'static, Result<LogIndex, RpcError>>;
@@ -77,11 +90,11 @@ pub(super) fn read_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcEr
 }
 
 /// Peers over the network.
-pub(crate) struct NetPeers(Pool);
+pub(crate) struct NetPeers(Arc<dyn Transport>);
 
 impl NetPeers {
-    pub(crate) fn new(pool: Pool) -> Self {
-        Self(pool)
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+        Self(transport)
     }
 
     fn call<T: DeserializeOwned>(
@@ -109,6 +122,31 @@ impl Peers for NetPeers {
             let bytes = call.await.map_err(unsent)?;
             wire::decode::<Answer>(Kind::Answer, &bytes, Limits::default().frame_bytes_max)
                 .unwrap_or_else(|error| Err(RpcError::Protocol(error.to_string())))
+        })
+    }
+
+    fn exchange(
+        &self,
+        server: SocketAddr,
+        request: Request,
+        body: ByteStream,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
+        let first = wire::encode(Kind::Request, &request).into();
+        let stream = self.0.stream(server, Channel::Rpc, method::STREAM, first, body, limit);
+        let answering = async move {
+            let mut messages = stream.await.map_err(unsent)?;
+            let Some(answer) = messages.next().await else {
+                return Err(RpcError::Protocol("a stream without an answer".to_owned()));
+            };
+            let reply =
+                wire::decode::<Answer>(Kind::Answer, &answer?, Limits::default().frame_bytes_max);
+            let reply = reply.unwrap_or_else(|error| Err(RpcError::Protocol(error.to_string())))?;
+            Ok((reply, messages))
+        };
+        Box::pin(async move {
+            let late = || Err(NetError::Timeout(server).into());
+            tokio::time::timeout(limit, answering).await.unwrap_or_else(|_| late())
         })
     }
 

@@ -73,13 +73,27 @@ pub(crate) fn route(
             caught_up(standing)?;
             Ok(Route::Here(Confirm::No))
         }
+        #[cfg(feature = "planted")]
+        (Place::Tables, Consistency::Consistent)
+            if !standing.leadership.is_leader
+                && crate::planted::is(crate::planted::Bug::StaleAsConsistent) =>
+        {
+            caught_up(standing)?;
+            Ok(Route::Here(Confirm::No))
+        }
         (Place::Tables, Consistency::Consistent) if !standing.leadership.is_leader => {
             standing.leadership.leader.ok_or(RpcError::NoLeader)?;
             Ok(Route::Here(Confirm::AskLeader))
         }
         (Place::Tables, Consistency::Consistent) => Ok(Route::Here(Confirm::Round)),
         (Place::Tables, Consistency::Default) => to_leader(Confirm::Lease, caller, standing),
-        (Place::Leader | Place::LeaderUnlessStale, _) => to_leader(Confirm::No, caller, standing),
+        (Place::Archive, Consistency::Stale) => {
+            caught_up(standing)?;
+            Ok(Route::Here(Confirm::No))
+        }
+        (Place::Leader | Place::LeaderUnlessStale | Place::Archive, _) => {
+            to_leader(Confirm::No, caller, standing)
+        }
     }
 }
 

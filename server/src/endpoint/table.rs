@@ -18,6 +18,8 @@ pub(crate) enum Place {
     LeaderUnlessStale,
     /// On the leader.
     Leader,
+    /// Like [`Place::LeaderUnlessStale`], but it has a body: see [`super::archive`].
+    Archive,
 }
 
 /// Who may ask.
@@ -108,6 +110,12 @@ pub(crate) fn rule(op: &Op) -> Rule {
         | Op::HealthNode { .. }
         | Op::HealthChecks { .. }
         | Op::HealthState { .. } => Rule::read(Need::Filtered),
+        Op::AutopilotConfiguration => Rule::read(Need::OperatorRead),
+        // What it says is in the leader's memory alone.
+        Op::AutopilotState => Rule { again: Again::Harmless, ..Rule::session(Need::OperatorRead) },
+        Op::AutopilotConfigure { .. } => {
+            Rule { class: Class::Session, ..Rule::write(Need::OperatorWrite) }
+        }
         Op::StatusLeader | Op::StatusPeers | Op::Datacenters => Rule::here(),
         Op::RaftConfiguration => {
             Rule { place: Place::LeaderUnlessStale, ..Rule::read(Need::OperatorRead) }
@@ -135,11 +143,14 @@ pub(crate) fn rule(op: &Op) -> Rule {
             Rule { again: Again::Harmless, ..Rule::session(Need::SessionWriteOf(id.clone())) }
         }
         Op::TransferLeader { .. } | Op::RemovePeer { .. } => Rule::operator(),
-        // Each operation in it is authorised for itself. Only such are allowed in it that change
-        // nothing the second time.
+        Op::SnapshotSave | Op::SnapshotRestore => {
+            Rule { place: Place::Archive, need: Need::Management, ..Rule::operator() }
+        }
         // Each operation in it is authorised for itself, and fails for itself.
         Op::Txn(_) if op.is_write() => Rule::write(Need::Nothing),
         Op::Txn(_) => Rule::read(Need::Nothing),
+        // Each operation in it is authorised for itself. Only such are allowed in it that change
+        // nothing the second time.
         Op::Batch(_) => Rule { again: Again::Harmless, ..Rule::write(Need::Nothing) },
     }
 }

@@ -1,7 +1,7 @@
 //! Writes, on the leader: validate, fill in, propose, wait until applied.
 
 use futures_util::future::join_all;
-use model::command::{Command, DeregisterV1, Outcome, RetryV1};
+use model::command::{AutopilotCommandV1, Command, DeregisterV1, Outcome, RetryV1};
 use model::rpc::{Answer, Body, Op, Request, RpcError};
 use model::{LogIndex, Name, SessionId};
 
@@ -84,6 +84,19 @@ impl Endpoint {
             }
             Op::TransferLeader { to } => self.transfer(*to).await,
             Op::RemovePeer { id } => self.remove_peer(*id).await,
+            Op::AutopilotConfigure { configuration, cas } => {
+                let row = configuration.0.clone();
+                let command = match cas {
+                    Some(index) => AutopilotCommandV1::Cas(row, *index),
+                    None => AutopilotCommandV1::Set(row),
+                };
+                self.propose(frame, Command::AutopilotV1(command)).await
+            }
+            // No write, but the leader's to answer.
+            Op::AutopilotState => {
+                let state = self.parts.duties.autopilot.state();
+                Ok((self.parts.consensus.state().applied(), Body::AutopilotState(state)))
+            }
             _ => Err(rejected("this operation is no write")),
         }
     }

@@ -40,7 +40,7 @@ async fn carry_out(context: &Context, change: Change) -> Result<(), RpcError> {
         Change::Add { id, name, address } => {
             let added = context.consensus.add_server(id, name.clone(), address).await;
             match &added {
-                Ok(()) => tracing::info!(server = %name, %id, %address, "server is a voter"),
+                Ok(()) => tracing::info!(server = %name, %id, %address, "server is in Raft"),
                 Err(error) => {
                     tracing::warn!(server = %name, %id, %error, "server could not be added");
                 }

@@ -10,6 +10,8 @@ use model::seam::{Member, MemberState, Members};
 use model::{Name, NodeId};
 use tokio::time::Instant;
 
+use super::autopilot::cleanup;
+
 /// How long a server that was removed on order is not added again although it lives: the next full
 /// pass may (spec: http-api-1 §14.3).
 const SHUN_TIME: Duration = Duration::from_secs(60);
@@ -40,9 +42,9 @@ impl Shunned {
 /// A change of the Raft configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// As a learner, then voter; or its address.
+    /// As a learner, which autopilot makes a voter; or its new address.
     Add { id: NodeId, name: Name, address: SocketAddr },
-    /// It has left, or gossip has forgotten it.
+    /// It has left, gossip has forgotten it, or another server is at its address.
     Remove { id: NodeId },
 }
 
@@ -62,7 +64,8 @@ impl ServerReconcile {
         Self { us, datacenter, known: BTreeSet::new(), forgotten: BTreeSet::new() }
     }
 
-    /// What to change, additions first: a replacement must be in before the replaced goes.
+    /// What to change. A server whose address another one has now goes first: what is sent to it
+    /// reaches the other. Otherwise additions come first.
     pub(super) fn plan(
         &mut self,
         members: &Members,
@@ -86,34 +89,63 @@ impl ServerReconcile {
                 shunned.forgive(member.id);
             }
         }
-        let adds = ours.values().filter_map(|member| {
-            let address = member.rpc_address()?;
-            let server = configuration.iter().find(|server| server.id == member.id);
-            let right = server
-                .is_some_and(|server| server.voter && *server.address == *address.to_string());
-            let alone = server.is_none() && member.tags.contains_key("bootstrap");
-            if alone && member.state == MemberState::Alive {
+        let adds: Vec<(&Member, SocketAddr)> = ours
+            .values()
+            .filter(|member| member.state == MemberState::Alive)
+            .filter_map(|member| Some((*member, member.rpc_address()?)))
+            .filter(|(member, address)| {
+                let server = configuration.iter().find(|server| server.id == member.id);
+                if server.is_none() && member.tags.contains_key("bootstrap") {
+                    tracing::error!(
+                        server = %member.name,
+                        "not added to Raft: it was started with -bootstrap and leads a cluster of \
+                         its own; start it without"
+                    );
+                    return false;
+                }
+                let right = server.is_some_and(|server| *server.address == *address.to_string());
+                !right && !shunned.contains(member.id, now)
+            })
+            .collect();
+        let mut replaced = Vec::new();
+        for (member, address) in &adds {
+            let address = address.to_string();
+            let other =
+                |server: &&RaftServer| *server.address == *address && server.id != member.id;
+            let Some(old) = configuration.iter().find(other) else { continue };
+            let voters = configuration.iter().filter(|server| server.voter).count();
+            if old.id == self.us || (old.voter && cleanup::removals_max(voters) == 0) {
                 tracing::error!(
-                    server = %member.name,
-                    "not added to Raft: it was started with -bootstrap and leads a cluster of its \
-                     own; start it without"
+                    server = %member.name, id = %member.id, old = %old.id, %address,
+                    "not added to Raft: another voter has its address, and there are too few \
+                     voters to remove that one; remove it by hand"
                 );
+                continue;
             }
-            let wanted = member.state == MemberState::Alive
-                && !right
-                && !alone
-                && !shunned.contains(member.id, now);
-            wanted.then(|| Change::Add { id: member.id, name: member.name.clone(), address })
-        });
+            replaced.push(old.id);
+        }
+        let blocked = |address: &SocketAddr, id: NodeId| {
+            let address = address.to_string();
+            configuration.iter().any(|server| {
+                *server.address == *address && server.id != id && !replaced.contains(&server.id)
+            })
+        };
+        let additions =
+            adds.iter().filter(|(member, at)| !blocked(at, member.id)).map(|(member, address)| {
+                let (id, name) = (member.id, member.name.clone());
+                Change::Add { id, name, address: *address }
+            });
         let removes = configuration.iter().filter_map(|server| {
             let left = match ours.get(&server.id) {
                 Some(member) => member.state == MemberState::Left,
                 None => self.forgotten.contains(&server.id),
             };
             // A leader that leaves is removed by the next one.
-            (left && server.id != self.us).then_some(Change::Remove { id: server.id })
+            (left && server.id != self.us && !replaced.contains(&server.id))
+                .then_some(Change::Remove { id: server.id })
         });
-        adds.chain(removes).collect()
+        let first = replaced.iter().map(|id| Change::Remove { id: *id });
+        first.chain(additions).chain(removes).collect()
     }
 }
 
@@ -140,16 +172,24 @@ mod tests {
         let now = Instant::now();
         let remove = |n: u8| Change::Remove { id: NodeId([n; 16]) };
         let voters = |list: &[u8]| list.iter().map(|n| raft_server(*n, true)).collect::<Vec<_>>();
+        let at =
+            |n: u8, address: u8| RaftServer { id: NodeId([n; 16]), ..raft_server(address, true) };
         let one: Row = (1, Alive, &[]);
         for (number, (list, configuration, wanted)) in [
             (vec![one], voters(&[1]), vec![]),
             (vec![one, (2, Alive, &[])], voters(&[1]), vec![add(2)]),
-            // A learner is made a voter, a moved server gets its new address.
+            // When a learner becomes a voter is autopilot's business.
+            (vec![one, (2, Alive, &[])], vec![raft_server(1, true), raft_server(2, false)], vec![]),
+            // A moved server gets its new address.
+            (vec![one, (2, Alive, &[])], vec![raft_server(1, true), at(2, 9)], vec![add(2)]),
+            // Another server is at an old one's address.
             (
-                vec![one, (2, Alive, &[])],
-                vec![raft_server(1, true), raft_server(2, false)],
-                vec![add(2)],
+                vec![one, (2, Alive, &[]), (3, Alive, &[])],
+                vec![raft_server(1, true), raft_server(3, true), at(9, 2)],
+                vec![remove(9), add(2)],
             ),
+            // With two voters there is none to spare.
+            (vec![one, (2, Alive, &[])], vec![raft_server(1, true), at(9, 2)], vec![]),
             (vec![one, (2, Failed, &[])], voters(&[1, 2]), vec![]),
             (vec![one, (2, Failed, &[])], voters(&[1]), vec![]),
             (vec![one, (2, Leaving, &[])], voters(&[1]), vec![]),

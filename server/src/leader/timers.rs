@@ -143,6 +143,11 @@ impl Timers {
         self.remove(id);
         // Consul: twice the TTL.
         let deadline_ms = self.clock_ms.saturating_add(ttl_ms.saturating_mul(2));
+        #[cfg(feature = "planted")]
+        let deadline_ms = match crate::planted::is(crate::planted::Bug::SessionEndedEarly) {
+            true => self.clock_ms.saturating_add(ttl_ms / 2),
+            false => deadline_ms,
+        };
         self.by_id.insert(id, Timer { deadline_ms, failures: 0, ending: false });
         self.due.insert((deadline_ms, id));
     }

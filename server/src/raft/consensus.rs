@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::command::Outcome;
 use model::rpc::{RaftServer, RpcError};
-use model::seam::BoxFuture;
+use model::seam::{BoxFuture, ByteStream};
 use model::{LogIndex, Name, NodeId};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{LinearizerOption, ReadPolicy, ServerState};
@@ -19,7 +19,10 @@ use super::timing::Timing;
 use super::types::{RaftId, RaftNode};
 use super::{Core, Raft};
 use super::{errors, leadership};
-use crate::consensus::{Consensus, Leadership, Proposal};
+use crate::consensus::{Census, Consensus, Leadership, Proposal};
+
+/// Time beyond its own limits in which openraft must have answered.
+const CORE_GRACE: Duration = Duration::from_millis(500);
 
 /// Asks for a quorum's word as the option says, then waits until the state has it.
 async fn linearize(
@@ -28,13 +31,18 @@ async fn linearize(
     timing: Timing,
 ) -> Result<LogIndex, RpcError> {
     let option = option.with_wait_timeout(timing.read_timeout());
-    let linearizer = core.get_read_linearizer(option).await.map_err(errors::of_read)?;
-    let index = LogIndex(linearizer.read_log_id().index());
-    match linearizer.try_await_ready(&core, Some(timing.read_timeout())).await {
-        Ok(Ok(_)) => Ok(index),
-        Ok(Err(_)) => Err(RpcError::NotReady),
-        Err(fatal) => Err(errors::of_fatal(&fatal)),
-    }
+    let asking = async {
+        let linearizer = core.get_read_linearizer(option).await.map_err(errors::of_read)?;
+        let index = LogIndex(linearizer.read_log_id().index());
+        match linearizer.try_await_ready(&core, Some(timing.read_timeout())).await {
+            Ok(Ok(_)) => Ok(index),
+            Ok(Err(_)) => Err(RpcError::NotReady),
+            Err(fatal) => Err(errors::of_fatal(&fatal)),
+        }
+    };
+    // openraft's limits are its core's to keep, and it may be the core that does not answer.
+    let limit = timing.read_timeout() * 2 + CORE_GRACE;
+    tokio::time::timeout(limit, asking).await.unwrap_or(Err(RpcError::NotReady))
 }
 
 async fn wait_applied(
@@ -83,6 +91,12 @@ impl Consensus for Raft {
 
     fn confirm_lease(&self) -> BoxFuture<'static, Result<(), RpcError>> {
         let (core, timing) = (self.0.core.clone(), self.0.timing);
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::LeaseNotChecked)
+            && core.metrics().borrow_watched().state == ServerState::Leader
+        {
+            return Box::pin(std::future::ready(Ok(())));
+        }
         Box::pin(async move {
             let option = LinearizerOption::new(Some(timing.lease()), true);
             linearize(core, option, timing).await.map(|_| ())
@@ -118,6 +132,15 @@ impl Consensus for Raft {
         Box::pin(async move { this.admit(id, node, address).await })
     }
 
+    fn promote(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
+        let node = Arc::clone(&self.0);
+        Box::pin(async move { node.promote(id).await })
+    }
+
+    fn census(&self) -> watch::Receiver<Arc<Census>> {
+        self.0.census.clone()
+    }
+
     fn remove_server(&self, id: NodeId) -> BoxFuture<'static, Result<(), RpcError>> {
         let node = Arc::clone(&self.0);
         Box::pin(async move { node.dismiss(id).await })
@@ -144,6 +167,18 @@ impl Consensus for Raft {
         Box::pin(async move { core.initialize(voters).await.map_err(errors::of_initialize) })
     }
 
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.0.published.watch_epoch()
+    }
+
+    fn archive(&self) -> Result<(LogIndex, ByteStream), RpcError> {
+        self.0.archive()
+    }
+
+    fn restore(&self, archive: ByteStream) -> BoxFuture<'static, Result<LogIndex, RpcError>> {
+        Box::pin(Arc::clone(&self.0).restore(archive))
+    }
+
     fn stats(&self) -> Vec<(String, String)> {
         let metrics = self.0.core.metrics();
         let metrics = metrics.borrow_watched();
@@ -156,7 +191,9 @@ impl Consensus for Raft {
         let index = |id: Option<super::types::LogId>| id.map_or(0, |id| id.index).to_string();
         let term =
             |id: Option<super::types::LogId>| id.map_or(0, |id| id.leader_id.term).to_string();
-        let last_contact = match self.last_contact_ms() {
+        // Not by `last_contact_ms`: a second borrow waits behind a writer that waits for this one.
+        let contact = leadership::contact_ms(&metrics, &self.0.contact, self.0.timing);
+        let last_contact = match contact {
             Some(0) => "0".to_owned(),
             Some(ms) => format!("{ms}ms"),
             None => "never".to_owned(),
@@ -165,6 +202,8 @@ impl Consensus for Raft {
         let configuration = &metrics.membership_config;
         let peers = configuration.voter_ids().filter(|id| *id != metrics.id).count();
         let facts = [
+            ("cluster_state_version", self.0.published.state().version().to_string()),
+            ("state_version", self.0.inbound.state_version.to_string()),
             ("applied_index", index(self.0.published.applied())),
             ("commit_index", index(metrics.local_committed)),
             ("last_contact", last_contact),
@@ -174,6 +213,7 @@ impl Consensus for Raft {
             ("last_snapshot_term", term(metrics.snapshot)),
             ("latest_configuration_index", index(*configuration.log_id())),
             ("num_peers", peers.to_string()),
+            ("oldest_change_index", self.0.published.ring().complete_after().to_string()),
             ("state", state.to_owned()),
             ("term", metrics.current_term.to_string()),
         ];

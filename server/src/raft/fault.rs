@@ -46,7 +46,8 @@ pub enum StartError {
     /// The log is another server's.
     #[error(
         "{path} belongs to server {owner}, but this server is {us}; restore the file node-id that \
-         belongs to it, or move the directory raft away to join as a new server"
+         belongs to it, or run `muster operator raft reset -force -data-dir=…` to join as a new \
+         server"
     )]
     Foreign {
         /// The file.
@@ -62,6 +63,14 @@ pub enum StartError {
         /// The file.
         path: PathBuf,
     },
+    /// The quorum cannot be replaced as the operator asks.
+    #[error("{path}: {what}; correct or remove it to start")]
+    Recovery {
+        /// The file that asks for it.
+        path: PathBuf,
+        /// What stands against it.
+        what: String,
+    },
     /// A setting is out of range.
     #[error("raft settings: {0}")]
     Settings(String),
@@ -70,10 +79,27 @@ pub enum StartError {
     Raft(String),
 }
 
-/// The way out of a damaged log or snapshot when the other servers are well.
-pub(super) const REJOIN: &str = "if the other servers are healthy, move the directory raft away \
-                                 and start again: this server then refetches all data; otherwise \
-                                 restore the directory from a backup";
+/// The way out of a damaged log or snapshot.
+pub(super) const REJOIN: &str = "if the other servers have a leader, run `muster operator raft \
+                                 reset -data-dir=…` here and start again: this server then \
+                                 refetches all data; otherwise restore the data directory from a \
+                                 backup";
+
+/// This release, as files carry it: cut off at `N` bytes, filled with zeros.
+pub(super) fn release<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    for (to, from) in bytes.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+/// A release as files carry it, for people: whatever stands there, it prints as one word.
+pub(super) fn release_text(bytes: &[u8]) -> String {
+    let text = bytes.iter().take_while(|byte| byte.is_ascii_graphic());
+    let text: String = text.map(|byte| char::from(*byte)).collect();
+    if text.is_empty() { "unnamed".to_owned() } else { text }
+}
 
 impl StartError {
     pub(super) fn io(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
@@ -81,7 +107,9 @@ impl StartError {
     }
 
     pub(super) fn damaged(path: &Path, what: impl fmt::Display) -> Self {
-        Self::Damaged { path: path.to_owned(), what: what.to_string(), remedy: REJOIN }
+        // Libraries' texts may have several lines; ours is one.
+        let what = what.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self::Damaged { path: path.to_owned(), what, remedy: REJOIN }
     }
 }
 
@@ -101,7 +129,7 @@ impl OnFault {
     }
 
     /// Tells a test or a simulation, which stops the node by itself.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn told(tell: impl Fn(&str, &str, &str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
@@ -123,8 +151,8 @@ impl From<super::snapshot::SnapshotError> for StartError {
         match cause {
             SnapshotError::Io { action, path, cause } => Self::Io { action, path, cause },
             SnapshotError::Damaged { path, what } => Self::Damaged { path, what, remedy: REJOIN },
-            SnapshotError::Newer { path, found, known } => {
-                Self::Newer { path, release: "unnamed".to_owned(), format: found, known }
+            SnapshotError::Newer { path, release, found, known } => {
+                Self::Newer { path, release, format: found, known }
             }
         }
     }

@@ -1,10 +1,11 @@
 //! What other servers ask of this one's Raft.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use model::NodeId;
 use model::rpc::RpcError;
 use model::seam::{BoxFuture, ByteStream};
 use net::{Channel, NetError, Peer, Role};
@@ -14,18 +15,22 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::storage::Snapshot;
 use rt::Clock;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::errors;
-use super::log::Stepping;
-use super::machine::Machine;
+use super::fault::OnFault;
+use super::lane::Lane;
+use super::log::{LogHandle, Stepping};
+use super::machine::{Machine, Published};
 use super::mirror::{
-    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotOpenV1, StreamAppendedV1, TransferV1,
-    TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+    AddressedV1, AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, LogIdV1, SnapshotInstalledV1,
+    SnapshotOpenV1, StatsV1, StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1,
+    VoteResponseV1, message, read_message,
 };
 use super::snapshot::{Incoming, Shelf};
 use super::transport::method;
 use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::{agreement, errors};
 
 /// When the leader was last heard.
 #[derive(Clone)]
@@ -62,16 +67,24 @@ impl Contact {
 /// The asked side of this room.
 #[derive(Clone)]
 pub(crate) struct Inbound {
+    pub(crate) us: NodeId,
     pub(crate) raft: Raft<TypeConfig, Machine>,
+    pub(crate) log: LogHandle,
     pub(crate) shelf: Shelf,
+    pub(crate) published: Arc<Published>,
+    pub(crate) on_fault: OnFault,
     pub(crate) contact: Contact,
     pub(crate) clock: Clock,
     /// Votes are not given before: this server may have promised a leader its lease just before it
     /// was restarted, and does not remember. `None`: it had nothing to forget.
     pub(crate) mute_until: Option<Instant>,
     pub(crate) stepping: Stepping,
+    /// Newest state version that this server knows.
+    pub(crate) state_version: u32,
     /// Tells receptions of snapshots apart.
     pub(crate) receptions: Arc<AtomicU64>,
+    /// Where calls are answered; `None`: wherever they come in.
+    pub(super) lane: Option<Lane>,
 }
 
 impl Inbound {
@@ -79,7 +92,7 @@ impl Inbound {
     pub(crate) async fn call(self, method: u16, body: Bytes) -> Result<Bytes, NetError> {
         match method {
             method::VOTE | method::PRE_VOTE => {
-                let request: VoteRequestV1 = read(&body)?;
+                let request: VoteRequestV1 = self.read(&body)?;
                 // A transfer of leadership is the old leader's own wish: it has given up its lease.
                 let transfer = openraft::raft::VoteRequest::from(request);
                 if !transfer.leadership_transfer && self.is_mute() {
@@ -94,7 +107,7 @@ impl Inbound {
                 Ok(message(&VoteResponseV1::from(&answer)))
             }
             method::APPEND => {
-                let request: AppendV1 = read(&body)?;
+                let request: AppendV1 = self.read(&body)?;
                 let request = convert::<_, AppendEntriesRequest<TypeConfig>>(request)?;
                 let answer = self.raft.append_entries(request).await;
                 let answer = answer.map_err(|error| refused(error.unwrap_fatal()))?;
@@ -104,15 +117,44 @@ impl Inbound {
                 Ok(message(&AppendedV1::from(&answer)))
             }
             method::TRANSFER => {
-                let request: TransferV1 = read(&body)?;
+                let request: TransferV1 = self.read(&body)?;
                 let answer = self.raft.handle_transfer_leader(request.into()).await;
                 Ok(message(&TransferredV1::from(&answer.map_err(refused)?)))
+            }
+            method::STATS => Ok(message(&self.stats())),
+            method::CHECKPOINTS => {
+                let () = self.read(&body)?;
+                Ok(message(&CheckpointsV1::from(self.published.checkpoints())))
+            }
+            method::DIFFERENCE => {
+                let difference: DifferenceV1 = self.read(&body)?;
+                agreement::hear(&difference, &self.published, &self.on_fault);
+                Ok(message(&()))
             }
             method => Err(NetError::unknown_method(Channel::RaftControl, method)),
         }
     }
 
+    /// What this server says about itself.
+    pub(crate) fn stats(&self) -> StatsV1 {
+        let (node, leads) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.id.0, metrics.current_leader == Some(metrics.id))
+        };
+        StatsV1 {
+            node,
+            state_version: self.state_version,
+            last_log_id: self.log.bounds().last_log_id.as_ref().map(LogIdV1::from),
+            contact_ms: if leads { Some(0) } else { self.contact.ago_ms() },
+        }
+    }
+
     fn is_mute(&self) -> bool {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::VoteGuardOff) {
+            return false;
+        }
         self.mute_until.is_some_and(|until| self.clock.now() < until)
     }
 
@@ -120,9 +162,16 @@ impl Inbound {
     pub(crate) fn append_stream(self, incoming: ByteStream) -> ByteStream {
         // A message that is no append ends the input, and with it the stream: the leader sees that
         // answers are missing and begins anew.
+        let strayed = Arc::new(OnceLock::new());
+        let (us, to_note) = (self.us, Arc::clone(&strayed));
         let requests = incoming
-            .map(|bytes| {
-                let request: AppendV1 = read_message(&bytes.ok()?).ok()?;
+            .map(move |bytes| {
+                let AddressedV1 { to, request } = read_message(&bytes.ok()?).ok()?;
+                if to != us {
+                    let _ = to_note.set(to);
+                    return None;
+                }
+                let request: AppendV1 = request;
                 AppendEntriesRequest::<TypeConfig>::try_from(request).ok()
             })
             .take_while(|request| std::future::ready(request.is_some()))
@@ -136,7 +185,14 @@ impl Inbound {
             }
             Ok(message(&answer))
         });
-        Box::pin(answers)
+        let end = stream::once(async move { strayed.get().map(|to| Err(misaddressed(us, *to))) });
+        Box::pin(answers.chain(end.filter_map(std::future::ready)))
+    }
+
+    /// The request in these bytes, if it is meant for this server.
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
+        let AddressedV1 { to, request } = read(body)?;
+        if to == self.us { Ok(request) } else { Err(misaddressed(self.us, to).into()) }
     }
 
     /// Receives a snapshot, verifies it, installs it.
@@ -152,7 +208,7 @@ impl Inbound {
         first: Bytes,
         mut incoming: ByteStream,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let open: SnapshotOpenV1 = read(&first).map_err(RpcError::from)?;
+        let open: SnapshotOpenV1 = self.read(&first).map_err(RpcError::from)?;
         let vote = Vote::from(open.vote);
         let meta: SnapshotMeta = convert(open.meta).map_err(RpcError::from)?;
         let ours = self.raft.metrics().borrow_watched().vote;
@@ -192,11 +248,23 @@ impl Inbound {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RpcError> {
-        match self.stepping {
-            Stepping::Inline => Ok(work()),
-            Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
-        }
+        off(self.stepping, work).await
     }
+}
+
+/// Runs short work on files outside of the runtime; inline in a simulation.
+pub(super) async fn off<T: Send + 'static>(
+    stepping: Stepping,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RpcError> {
+    match stepping {
+        Stepping::Inline => Ok(work()),
+        Stepping::Threads => tokio::task::spawn_blocking(work).await.map_err(broken),
+    }
+}
+
+fn misaddressed(us: NodeId, to: NodeId) -> RpcError {
+    RpcError::Protocol(format!("server {to} is not here any more, but {us} is"))
 }
 
 fn broken(cause: impl std::fmt::Display) -> RpcError {
@@ -220,6 +288,10 @@ where
 }
 
 impl net::Handler for Inbound {
+    fn threads(&self, _channel: Channel) -> Option<Handle> {
+        self.lane.as_ref().map(|lane| lane.handle().clone())
+    }
+
     fn call(
         &self,
         peer: &Peer,

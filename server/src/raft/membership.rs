@@ -1,5 +1,5 @@
-//! Who belongs to the cluster: servers are added as learners, become voters when they have caught
-//! up, change addresses, are removed, and hand leadership over.
+//! Who belongs to the cluster: servers are added as learners, become voters when the leader's
+//! autopilot says so, change addresses, are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -8,28 +8,22 @@ use std::time::Duration;
 use model::command::Rejection;
 use model::rpc::{RaftServer, RpcError};
 use model::{Name, NodeId};
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{ChangeMembers, Instant as _};
 
 use super::Node;
+use super::census;
 use super::errors;
 use super::types::{RaftId, RaftNode, StoredMembership};
 
 /// Entries by which a learner may lag and still become a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
-/// Time for which one call waits until a learner has caught up. It goes on catching up meanwhile and
-/// afterwards, and the caller comes back to it: until then other changes must not wait for it.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Time that one change may take until it is committed, with those before it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two tries of a change that another one holds up.
 const RETRY_CHANGE: Duration = Duration::from_millis(20);
-
-/// Time in which a leader must be replaced when it hands over.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether a server votes for good. A change from one set of voters to another goes by a joint
 /// configuration, in which both have to agree; if its leader is lost between the two, or waits for a
@@ -39,17 +33,22 @@ fn is_voter(configuration: &StoredMembership, id: &RaftId) -> bool {
     configuration.get_joint_config().iter().all(|voters| voters.contains(id))
 }
 
-fn rejected(text: String) -> RpcError {
-    RpcError::Rejected(Rejection::Other(text))
+pub(super) fn rejected(text: impl Into<String>) -> RpcError {
+    RpcError::Rejected(Rejection::Other(text.into()))
+}
+
+fn not_found(id: RaftId) -> RpcError {
+    rejected(format!("id \"{id}\" was not found in the Raft configuration"))
 }
 
 impl Node {
     /// Servers of the configuration and the index of its entry.
     pub(super) fn servers(&self) -> (u64, Vec<RaftServer>) {
+        // Before the metrics are borrowed: who holds one must not wait for the other.
+        let leader = self.leadership.borrow().leader.map(|(id, _)| id);
         let metrics = self.core.metrics();
         let metrics = metrics.borrow_watched();
         let configuration = &metrics.membership_config;
-        let leader = self.leadership.borrow().leader.map(|(id, _)| id);
         let replicated = |id: &RaftId| {
             if *id == metrics.id {
                 return metrics.last_log_index;
@@ -69,7 +68,7 @@ impl Node {
         (index, servers.collect())
     }
 
-    fn must_lead(&self) -> Result<(), RpcError> {
+    pub(super) fn must_lead(&self) -> Result<(), RpcError> {
         if self.core.is_leader() { Ok(()) } else { Err(RpcError::NoLeader) }
     }
 
@@ -96,53 +95,73 @@ impl Node {
         name: Name,
         address: SocketAddr,
     ) -> Result<(), RpcError> {
-        let one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        self.must_lead()?;
+        let node = RaftNode { name, address };
+        if self.known(&RaftId(id)).as_ref() == Some(&node) {
+            return Ok(());
+        }
+        self.prove(id, &node).await?;
+        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
+        self.must_lead()?;
+        let nodes = BTreeMap::from([(RaftId(id), node.clone())]);
+        match self.known(&RaftId(id)) {
+            Some(known) if known == node => Ok(()),
+            Some(_) => self.change(ChangeMembers::SetNodes(nodes)).await,
+            None => self.change(ChangeMembers::AddNodes(nodes)).await,
+        }
+    }
+
+    fn known(&self, id: &RaftId) -> Option<RaftNode> {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(id).cloned()
+    }
+
+    /// The server itself must say that it is the one, and that it knows all commands that the log
+    /// may hold. An address that leads to another server would give that one a vote which it did
+    /// not earn: it counts for entries that the right one has never seen.
+    async fn prove(&self, id: NodeId, node: &RaftNode) -> Result<(), RpcError> {
+        if id == self.config.node_id {
+            return Ok(());
+        }
+        let RaftNode { name, address } = node;
+        let said = census::ask(&*self.transport, *address).await.map_err(RpcError::from)?;
+        let (found, knows) = said.map_or((id, 1), |stats| (stats.id, stats.state_version));
+        if found != id {
+            return Err(rejected(format!("at {address} is server {found}, not {id}")));
+        }
+        let needed = self.published.state().version();
+        if knows < needed {
+            return Err(rejected(format!(
+                "server {name} ({id}) knows state version {knows}, but the cluster is at {needed}: \
+                 upgrade it"
+            )));
+        }
+        Ok(())
+    }
+
+    /// See [`crate::consensus::Consensus::promote`].
+    pub(super) async fn promote(&self, id: NodeId) -> Result<(), RpcError> {
+        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
         self.must_lead()?;
         let id = RaftId(id);
-        let node = RaftNode { name, address };
-        let (known, voter) = {
+        {
             let metrics = self.core.metrics();
             let metrics = metrics.borrow_watched();
             let configuration = &metrics.membership_config;
-            (configuration.get_node(&id).cloned(), is_voter(configuration, &id))
-        };
-        match known {
-            Some(known) if known == node => {}
-            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)]))).await?,
-            None => self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, node)]))).await?,
-        }
-        if voter {
-            return Ok(());
-        }
-        drop(one);
-        self.caught_up(id).await?;
-        let _one = self.changes.acquire().await.map_err(|_| RpcError::Leaving)?;
-        self.must_lead()?;
-        // Refused, if it was removed meanwhile.
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
-    }
-
-    /// Waits until a learner's log is close to ours.
-    async fn caught_up(&self, id: RaftId) -> Result<(), RpcError> {
-        let mut metrics = self.core.metrics();
-        let wait = async {
-            loop {
-                {
-                    let metrics = metrics.borrow_and_update();
-                    let Some(replication) = &metrics.replication else {
-                        return Err(RpcError::NoLeader);
-                    };
-                    let last = metrics.last_log_index.unwrap_or(0);
-                    let matched = replication.get(&id).copied().flatten();
-                    if matched.is_some_and(|at| at.index + CAUGHT_UP_ENTRIES >= last) {
-                        return Ok(());
-                    }
-                }
-                metrics.changed().await.map_err(|_| RpcError::Leaving)?;
+            if configuration.get_node(&id).is_none() {
+                return Err(not_found(id));
             }
-        };
-        let late = || rejected(format!("server {id} has not caught up; it stays a learner"));
-        tokio::time::timeout(CATCH_UP_TIMEOUT, wait).await.unwrap_or_else(|_| Err(late()))
+            if is_voter(configuration, &id) {
+                return Ok(());
+            }
+            let replication = metrics.replication.as_ref().ok_or(RpcError::NoLeader)?;
+            let matched = replication.get(&id).copied().flatten().map_or(0, |at| at.index);
+            if matched + CAUGHT_UP_ENTRIES < metrics.last_log_index.unwrap_or(0) {
+                return Err(rejected(format!("server {id} has not caught up; it stays a learner")));
+            }
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
     /// See [`crate::consensus::Consensus::remove_server`].
@@ -163,53 +182,5 @@ impl Node {
             (true, true) => self.change(ChangeMembers::RemoveVoters(gone)).await,
             (true, false) => self.change(ChangeMembers::RemoveNodes(gone)).await,
         }
-    }
-
-    /// See [`crate::consensus::Consensus::transfer`].
-    pub(super) async fn hand_over(&self, to: Option<NodeId>) -> Result<(), RpcError> {
-        self.must_lead()?;
-        let to = match to {
-            Some(to) => self.voter(RaftId(to))?,
-            None => self.successor()?,
-        };
-        let mut metrics = self.core.metrics();
-        self.core.trigger().transfer_leader(to).await.map_err(|e| errors::of_fatal(&e))?;
-        let us = RaftId(self.config.node_id);
-        let replaced = async {
-            loop {
-                let leader = metrics.borrow_and_update().current_leader;
-                if leader.is_some_and(|leader| leader != us) {
-                    return Ok(());
-                }
-                metrics.changed().await.map_err(|_| RpcError::Leaving)?;
-            }
-        };
-        let late = || RpcError::Broken(format!("server {to} did not take over leadership in time"));
-        tokio::time::timeout(TRANSFER_TIMEOUT, replaced).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    fn voter(&self, id: RaftId) -> Result<RaftId, RpcError> {
-        let metrics = self.core.metrics();
-        let metrics = metrics.borrow_watched();
-        if id != metrics.id && metrics.membership_config.voter_ids().any(|voter| voter == id) {
-            return Ok(id);
-        }
-        Err(rejected(format!("server {id} is not another voter of this cluster")))
-    }
-
-    /// The other voter whose log is closest to ours, of those that answer: on a quiet cluster one that
-    /// has just died is as close as the others, and a transfer cannot be taken back.
-    fn successor(&self) -> Result<RaftId, RpcError> {
-        let metrics = self.core.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched = |id: &RaftId| metrics.replication.as_ref()?.get(id).copied().flatten();
-        let answers = |id: &RaftId| {
-            let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(id)?.as_ref());
-            acked.is_some_and(|acked| acked.elapsed() < self.timing.election_max())
-        };
-        let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
-        others
-            .max_by_key(|id| (answers(id), matched(id)))
-            .ok_or_else(|| rejected("there is no other voter to take over leadership".to_owned()))
     }
 }

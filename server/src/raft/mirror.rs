@@ -17,6 +17,9 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::consensus::ServerStats;
+
+use super::checkpoint::{Checkpoint, KEPT_MAX};
 use super::types::{
     Entry, LogId, Membership, Payload, RaftId, RaftNode, SnapshotMeta, StoredMembership,
     TypeConfig, Vote, log_id,
@@ -92,6 +95,15 @@ pub(crate) struct SnapshotMetaV1 {
     last_membership: StoredMembershipV1,
 }
 
+/// A request and the server that it is meant for. Connections are made by address, and behind an
+/// address another server may have come up: one that lost its data, and with it its id. What it
+/// holds, votes and acknowledges must never count for the one that was there before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AddressedV1<T> {
+    pub(crate) to: NodeId,
+    pub(crate) request: T,
+}
+
 #[derive(Serialize, Deserialize)]
 pub(crate) struct VoteRequestV1 {
     vote: VoteV1,
@@ -112,6 +124,26 @@ pub(crate) struct AppendV1 {
     prev_log_id: Option<LogIdV1>,
     entries: Vec<EntryV1>,
     leader_commit: Option<LogIdV1>,
+}
+
+/// Hashes of the state, by log index, oldest first.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CheckpointsV1 {
+    checkpoints: Vec<(u64, u64)>,
+}
+
+/// A server's state has another hash than those of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DifferenceV1 {
+    pub(crate) index: u64,
+    /// The hash of the others.
+    pub(crate) hash: u64,
+    /// Voters that have it.
+    pub(crate) agreeing: u32,
+    /// Voters in all.
+    pub(crate) voters: u32,
+    /// Whether those are a majority.
+    pub(crate) decided: bool,
 }
 
 /// Answer to one append of a stream.
@@ -158,6 +190,28 @@ pub(crate) struct SnapshotInstalledV1 {
     vote: VoteV1,
 }
 
+/// What a server says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StatsV1 {
+    pub(crate) node: NodeId,
+    pub(crate) state_version: u32,
+    pub(crate) last_log_id: Option<LogIdV1>,
+    pub(crate) contact_ms: Option<u64>,
+}
+
+impl StatsV1 {
+    /// As the rest of the server has it.
+    pub(crate) fn stats(self) -> ServerStats {
+        ServerStats {
+            id: self.node,
+            state_version: self.state_version,
+            last_term: self.last_log_id.map_or(0, |id| id.term),
+            last_index: self.last_log_id.map_or(0, |id| id.index),
+            contact_ms: self.contact_ms,
+        }
+    }
+}
+
 /// Message bytes of a mirror.
 pub(crate) fn message<T: Serialize>(value: &T) -> Bytes {
     wire::encode(Kind::RaftMessage, value).into()
@@ -166,6 +220,19 @@ pub(crate) fn message<T: Serialize>(value: &T) -> Bytes {
 /// The mirror in these message bytes.
 pub(crate) fn read_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MirrorError> {
     Ok(wire::decode(Kind::RaftMessage, bytes, MESSAGE_BYTES_MAX)?)
+}
+
+impl From<Vec<Checkpoint>> for CheckpointsV1 {
+    fn from(list: Vec<Checkpoint>) -> Self {
+        Self { checkpoints: list.into_iter().map(|one| (one.index, one.hash)).collect() }
+    }
+}
+
+impl From<CheckpointsV1> for Vec<Checkpoint> {
+    fn from(list: CheckpointsV1) -> Self {
+        let list = list.checkpoints.into_iter().take(KEPT_MAX);
+        list.map(|(index, hash)| Checkpoint { index, hash }).collect()
+    }
 }
 
 impl From<&LogId> for LogIdV1 {

@@ -9,17 +9,29 @@
 //! | `log/` | the log store: memory tail, one writer thread, witness of the last commit |
 //! | `snapshot/` | the snapshot format and the shelf |
 //! | `machine` | apply, publish, wake, answer |
+//! | `recovery` | `peers.json`: going on after a majority is lost |
+//! | `checkpoint`, `agreement` | whether replicas are still equal; the odd one out stops |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
+//! | `lane` | threads of Raft's own |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
+//! | `space` | refuses writes before the disk is full |
 //! | `leadership`, `upkeep` | who leads; snapshots, purges, death |
-//! | `membership` | who belongs |
+//! | `membership`, `handover` | who belongs; leadership in other hands |
+//! | `restore` | archives out, and back in |
+//! | `reset` | a damaged log is moved aside, and the server comes back as a new one |
+//! | `census` | what each server says about itself; which commands all of them know |
 //! | `consensus` | the seam to the rest of the server |
 
+mod agreement;
+mod census;
+mod checkpoint;
 mod consensus;
 mod errors;
 mod fault;
+mod handover;
 mod inbound;
+mod lane;
 mod leadership;
 mod log;
 mod machine;
@@ -28,7 +40,11 @@ mod mirror;
 mod network;
 mod policy;
 mod proposer;
+mod recovery;
+mod reset;
+mod restore;
 mod snapshot;
+mod space;
 mod timing;
 mod transport;
 mod types;
@@ -42,24 +58,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use model::command::STATE_VERSION;
 use model::{Name, NodeId};
 use net::Pool;
 use openraft::async_runtime::WatchReceiver as _;
 use rt::{Clock, Rng, Tasks};
 use tokio::sync::{Semaphore, watch};
 
+use self::agreement::Agreement;
+use self::census::{Asking, Gate};
 use self::fault::OnFault;
 pub use self::fault::StartError;
 use self::inbound::{Contact, Inbound};
+use self::lane::Lane;
 use self::log::{Disk, LogHandle, LogStore, Stepping};
 use self::machine::{Machine, Published};
 use self::network::{Addresses, Network};
 use self::proposer::{Proposer, Stamping};
+pub use self::reset::{ResetDone, ResetError, reset, retired};
 use self::snapshot::Shelf;
+pub use self::snapshot::archive;
+use self::space::Space;
 use self::timing::Timing;
-use self::transport::Transport;
+pub(crate) use self::transport::Transport;
 use self::types::{LogId, RaftId, TypeConfig};
-use crate::consensus::Leadership;
+use crate::consensus::{Census, Leadership};
 
 type Core = openraft::Raft<TypeConfig, Machine>;
 
@@ -78,6 +101,8 @@ pub struct RaftConfig {
     pub multiplier: u32,
     /// Log entries after which a snapshot is taken.
     pub snapshot_threshold: u64,
+    /// Bytes that stay free on the disk; 0: none.
+    pub disk_reserve: u64,
 }
 
 /// What a simulation or a test replaces.
@@ -89,17 +114,19 @@ pub(crate) struct Parts {
 }
 
 /// This server's Raft.
-pub struct Raft(Arc<Node>);
+pub struct Raft(pub(crate) Arc<Node>);
 
 /// What futures hold on to that outlive a borrow of [`Raft`].
-struct Node {
-    core: Core,
+pub(crate) struct Node {
+    pub(crate) core: Core,
     config: RaftConfig,
     timing: Timing,
-    published: Arc<Published>,
+    pub(crate) published: Arc<Published>,
     proposer: Proposer,
-    log: LogHandle,
-    inbound: Inbound,
+    pub(crate) log: LogHandle,
+    pub(crate) inbound: Inbound,
+    transport: Arc<dyn Transport>,
+    census: watch::Receiver<Arc<Census>>,
     contact: Contact,
     leadership: watch::Receiver<Leadership>,
     /// Whether log and vote were empty at start: openraft's metrics say so only a moment later.
@@ -109,6 +136,12 @@ struct Node {
     ready_at: Option<LogId>,
     /// One configuration change at a time.
     changes: Semaphore,
+    /// One restore at a time.
+    restores: Arc<Semaphore>,
+    /// See [`restore::ARCHIVES_MAX`].
+    archives: Arc<Semaphore>,
+    clock: Clock,
+    stepping: Stepping,
     tasks: Tasks,
 }
 
@@ -142,6 +175,7 @@ impl Raft {
         let tasks = tasks.child();
         let timing = Timing::new(config.multiplier)?;
         let settings = Arc::new(timing.config()?);
+        let order = recovery::look(config.data_dir.as_deref(), stepping).await?;
         // Reading the whole log and the newest snapshot takes a core's time.
         let opening = {
             let (owner, tasks, on_fault) = (config.node_id, tasks.clone(), on_fault.clone());
@@ -155,24 +189,45 @@ impl Raft {
                     .map_err(|cause| StartError::Raft(cause.to_string()))?,
             }
         };
-        let Opened { store, log, shelf, machine, published } = opening?;
+        let mut opened = opening?;
+        if let Some(order) = order {
+            recovery::carry_out(order, &mut opened, &config, stepping).await?;
+        }
+        recovery::note(config.data_dir.as_deref(), stepping).await?;
+        let Opened { store, log, shelf, machine, published } = opened;
         let bounds = log.bounds();
         let began_empty = log.vote().is_none() && bounds.last_log_id.is_none();
         let ready_at = bounds.last_log_id;
+        let lane = match stepping {
+            Stepping::Inline => None,
+            Stepping::Threads => {
+                Some(Lane::open().map_err(|cause| StartError::Raft(cause.to_string()))?)
+            }
+        };
         let addresses = Addresses::default();
-        let network = Network { transport, stepping, addresses: addresses.clone() };
-        let core = Core::new(RaftId(config.node_id), settings, network, store, machine)
-            .await
-            .map_err(|cause| StartError::Raft(cause.to_string()))?;
+        let network =
+            Network { transport: Arc::clone(&transport), stepping, addresses: addresses.clone() };
+        let core = Core::new(RaftId(config.node_id), settings, network, store, machine);
+        let core = match &lane {
+            Some(lane) => lane.run(&tasks, core).await.ok_or_else(stopped)?,
+            None => core.await,
+        };
+        let core = core.map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
         let inbound = Inbound {
+            us: config.node_id,
             raft: core.clone(),
+            log: log.clone(),
             shelf,
+            published: Arc::clone(&published),
+            on_fault: on_fault.clone(),
             contact: contact.clone(),
             clock: clock.clone(),
             mute_until: (!began_empty).then(|| clock.now() + timing.election_max()),
             stepping,
+            state_version: STATE_VERSION,
             receptions: Arc::new(AtomicU64::new(0)),
+            lane,
         };
         let stamping = Stamping {
             raft: core.clone(),
@@ -180,9 +235,29 @@ impl Raft {
             clock: clock.clone(),
             patience: timing.read_timeout(),
         };
-        let proposer = Proposer::start(stamping, &tasks);
+        let (publish, census) = watch::channel(Arc::default());
+        let gate = Gate::new(core.clone(), Arc::clone(&published), census.clone());
+        let space = Space::watch(config.data_dir.as_deref(), config.disk_reserve, &tasks);
+        let proposer = Proposer::start(stamping, gate, space, &tasks);
+        let asking = Asking {
+            core: core.clone(),
+            inbound: inbound.clone(),
+            transport: Arc::clone(&transport),
+            published: Arc::clone(&published),
+            proposer: proposer.clone(),
+            publish,
+        };
+        tasks.spawn_until_stop("raft census", asking.run());
         let leadership =
             leadership::start(core.clone(), timing, contact.clone(), addresses, &tasks);
+        let comparing = Agreement {
+            core: core.clone(),
+            published: Arc::clone(&published),
+            transport: Arc::clone(&transport),
+            on_fault: on_fault.clone(),
+            us: RaftId(config.node_id),
+        };
+        agreement::start(comparing, &tasks);
         upkeep::start(&core, &published, &log, config.snapshot_threshold, on_fault, &tasks);
         let node = Node {
             core,
@@ -192,11 +267,17 @@ impl Raft {
             proposer,
             log,
             inbound,
+            transport,
+            census,
             contact,
             leadership,
             began_empty,
             ready_at,
             changes: Semaphore::new(1),
+            restores: Arc::new(Semaphore::new(1)),
+            archives: Arc::new(Semaphore::new(restore::ARCHIVES_MAX)),
+            clock,
+            stepping,
             tasks,
         };
         Ok(Arc::new(Raft(Arc::new(node))))
@@ -220,6 +301,10 @@ impl Raft {
 }
 
 impl Node {
+    fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
     /// Whether openraft has no configuration, log or vote.
     fn is_pristine(&self) -> bool {
         let metrics = self.core.metrics();
@@ -231,12 +316,59 @@ impl Node {
     }
 }
 
+fn stopped() -> StartError {
+    StartError::Raft("stopped while it started".to_owned())
+}
+
+/// What module `sim` of the crate needs of this room.
+#[cfg(feature = "sim")]
+pub(crate) mod sim {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    pub(crate) use super::Parts;
+    pub(crate) use super::fault::OnFault;
+    use super::log::{Disk, Pace, Stepping};
+    pub(crate) use super::log::{SharedBackend, WitnessMemory};
+    pub(crate) use super::types::{LogId, Runtime};
+
+    /// Everything runs on the runtime that calls.
+    pub(crate) const INLINE: Stepping = Stepping::Inline;
+
+    /// A simulated disk.
+    pub(crate) fn disk(
+        backend: SharedBackend,
+        witness: WitnessMemory,
+        pace: Arc<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Disk {
+        Disk::Simulated { backend, witness, pace: Pace(Some(pace)) }
+    }
+}
+
 struct Opened {
     store: LogStore,
     log: LogHandle,
     shelf: Shelf,
     machine: Machine,
     published: Arc<Published>,
+}
+
+/// A log that begins behind the newest snapshot lacks entries: openraft would take an empty state for
+/// the purged entries' result.
+fn must_meet(
+    purged: Option<LogId>,
+    covered: Option<LogId>,
+    data_dir: Option<&Path>,
+) -> Result<(), StartError> {
+    match purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
+        None => Ok(()),
+        Some(purged) => {
+            let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
+            let what =
+                format!("no snapshot reaches log entry {}, where the log begins", purged.index);
+            Err(StartError::damaged(&place.join("snapshots"), what))
+        }
+    }
 }
 
 fn open_storage(
@@ -250,13 +382,7 @@ fn open_storage(
     let (store, log) = LogStore::open(disk, owner, stepping, on_fault, tasks)?;
     let (shelf, loaded) = Shelf::open(data_dir)?;
     let covered = loaded.as_ref().and_then(|(meta, _)| meta.last_log_id);
-    let purged = log.bounds().last_purged_log_id;
-    // openraft would take an empty state for the purged entries' result.
-    if let Some(purged) = purged.filter(|purged| covered.is_none_or(|id| id.index < purged.index)) {
-        let place = data_dir.map_or_else(|| PathBuf::from("snapshots"), log::raft_directory);
-        let what = format!("no snapshot reaches log entry {}, where the log begins", purged.index);
-        return Err(StartError::damaged(&place.join("snapshots"), what));
-    }
+    must_meet(log.bounds().last_purged_log_id, covered, data_dir)?;
     let (machine, published) = Machine::new(shelf.clone(), loaded, stepping);
     Ok(Opened { store, log, shelf, machine, published })
 }

@@ -25,8 +25,9 @@ use serde::de::DeserializeOwned;
 
 use super::log::Stepping;
 use super::mirror::{
-    AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotMetaV1, SnapshotOpenV1, StreamAppendedV1,
-    TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message, read_message,
+    AddressedV1, AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotMetaV1, SnapshotOpenV1,
+    StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
+    read_message,
 };
 use super::snapshot::Stored;
 use super::transport::{Transport, method};
@@ -115,16 +116,30 @@ impl Link {
         self.addresses.book().get(&self.target).copied().unwrap_or(self.was_at)
     }
 
+    /// A server that was set up anew at the address of another has none of what that one had: its
+    /// word must not count for the other's, or what a majority holds is lost.
+    fn is_target(&self, channel: Channel) -> Result<(), RPCError<TypeConfig>> {
+        let at = self.to();
+        match self.transport.who(at, channel) {
+            Some(found) if found != self.target.0 => {
+                let text = format!("at {at} is server {found}, not {}", self.target);
+                Err(RPCError::Unreachable(Unreachable::from_string(text)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
         method: u16,
         request: &Q,
         option: &RPCOption,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let body = message(request);
+        let body = message(&AddressedV1 { to: self.target.0, request });
         let timeout = option.soft_ttl();
         let call = self.transport.call(self.to(), Channel::RaftControl, method, body, timeout);
         let answer = call.await.map_err(|cause| rpc_error(&cause))?;
+        self.is_target(Channel::RaftControl)?;
         read_message(&answer).map_err(|cause| RPCError::Network(NetworkError::new(&cause)))
     }
 }
@@ -141,8 +156,12 @@ fn rpc_error(cause: &NetError) -> RPCError<TypeConfig> {
     }
 }
 
+/// What was refused as a message, for one because another server is there now, is so again at once.
 fn stream_error(cause: &RpcError) -> RPCError<TypeConfig> {
-    RPCError::Network(NetworkError::new(cause))
+    match cause {
+        RpcError::Protocol(_) => RPCError::Unreachable(Unreachable::new(cause)),
+        cause => RPCError::Network(NetworkError::new(cause)),
+    }
 }
 
 /// One answer of an append stream.
@@ -189,15 +208,28 @@ impl RaftNetworkV2<TypeConfig> for Link {
             let Some(first) = input.next().await else {
                 return Ok::<_, RPCError<TypeConfig>>(stream::empty().boxed());
             };
+            #[cfg(feature = "planted")]
+            let granted = first.entries.last().map(|entry| entry.log_id).or(first.prev_log_id);
             let requests = stream::once(std::future::ready(first)).chain(input);
-            let outgoing: ByteStream =
-                Box::pin(requests.map(|request| Ok(message(&AppendV1::from(&request)))));
+            let to = link.target.0;
+            let outgoing: ByteStream = Box::pin(requests.map(move |request| {
+                let request = AppendV1::from(&request);
+                Ok(message(&AddressedV1 { to, request }))
+            }));
             let number = method::APPEND_STREAM;
             let none = Bytes::new();
             let limit = STREAM_OPEN_TIMEOUT;
             let (transport, to) = (&link.transport, link.to());
             let open = transport.stream(to, Channel::RaftLog, number, none, outgoing, limit);
+            #[cfg(feature = "planted")]
+            if crate::planted::is(crate::planted::Bug::CommitWithoutQuorum) {
+                return Ok(match open.await {
+                    Ok(answers) => answers.map(appended).boxed(),
+                    Err(_) => stream::once(std::future::ready(Ok(Ok(granted)))).boxed(),
+                });
+            }
             let answers = open.await.map_err(|cause| rpc_error(&cause))?;
+            link.is_target(Channel::RaftLog)?;
             Ok(answers.map(appended).boxed())
         };
         let results = stream::once(opening).try_flatten();
@@ -232,11 +264,12 @@ impl RaftNetworkV2<TypeConfig> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let stored = snapshot.snapshot;
-        let open = message(&SnapshotOpenV1 {
+        let request = SnapshotOpenV1 {
             vote: (&vote).into(),
             meta: SnapshotMetaV1::from(&snapshot.meta),
             bytes: stored.bytes(),
-        });
+        };
+        let open = message(&AddressedV1 { to: self.target.0, request });
         let outgoing = file_stream(&stored, self.stepping)?;
         let sending = async {
             let mut answers = self
@@ -251,6 +284,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 )
                 .await
                 .map_err(|cause| StreamingError::from(rpc_error(&cause)))?;
+            self.is_target(Channel::Snapshot).map_err(StreamingError::from)?;
             let answer = match answers.next().await {
                 Some(Ok(answer)) => answer,
                 Some(Err(cause)) => return Err(StreamingError::from(stream_error(&cause))),

@@ -16,9 +16,11 @@ use openraft::raft::responder::Responder;
 use rt::Clock;
 use tokio::sync::{mpsc, oneshot};
 
+use super::census::Gate;
 use super::errors;
 use super::machine::{Machine, Published};
 use super::mirror::ENTRY_BYTES_MAX;
+use super::space::Space;
 use super::types::{Payload, TypeConfig};
 use crate::consensus::Proposal;
 
@@ -27,6 +29,9 @@ const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 
 /// Proposals that wait to be stamped. The task behind it only encodes: a full queue is overload.
 const QUEUE_MAX: usize = 4_096;
+
+/// Proposals handed over together.
+const BATCH_MAX: usize = 1_024;
 
 /// Bytes that a command takes beside what it carries.
 const COMMAND_BYTES: usize = 256;
@@ -81,6 +86,8 @@ struct Pending {
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Pending>,
     admission: Admission,
+    gate: Gate,
+    space: Space,
 }
 
 /// What the stamping task works with.
@@ -94,15 +101,17 @@ pub(crate) struct Stamping {
 
 impl Proposer {
     /// Starts the stamping task.
-    pub(crate) fn start(stamping: Stamping, tasks: &rt::Tasks) -> Self {
+    pub(crate) fn start(stamping: Stamping, gate: Gate, space: Space, tasks: &rt::Tasks) -> Self {
         let (queue, pending) = mpsc::channel(QUEUE_MAX);
         tasks.spawn_until_stop("raft proposer", run(stamping, pending));
-        Self { queue, admission: Admission::default() }
+        Self { queue, admission: Admission::default(), gate, space }
     }
 
     /// Proposes and waits until the command is applied here.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Applied {
         let Proposal { namespace, retry, actor, reason, command } = proposal;
+        self.gate.admit(&command)?;
+        self.space.admit(&command)?;
         let admitted = self.admission.admit(bytes_of(&command)).ok_or(RpcError::Busy)?;
         let (cluster_time_ms, wall_ms) = (0, 0);
         let envelope =
@@ -134,6 +143,7 @@ fn bytes_of(command: &Command) -> usize {
             let outputs: usize = checks.iter().map(|check| check.output.len()).sum();
             outputs + (register.services.len() + checks.len()) * COMMAND_BYTES
         }
+        Command::RestoreChunkV1(chunk) => chunk.bytes.len(),
         _ => 0,
     };
     COMMAND_BYTES + carried
@@ -149,28 +159,51 @@ struct Term {
 
 async fn run(stamping: Stamping, mut pending: mpsc::Receiver<Pending>) {
     let mut current: Option<Term> = None;
-    while let Some(Pending { mut envelope, admitted, answer }) = pending.recv().await {
-        if answer.is_closed() {
-            // Nobody waits for it any more, and those behind it do.
-            continue;
+    let mut batch = Vec::new();
+    while let Some(first) = pending.recv().await {
+        // The first of many woke this task: those that are ready to propose, too, run before it
+        // goes on, so that all become one append here and on the followers.
+        tokio::task::yield_now().await;
+        batch.push(first);
+        while batch.len() < BATCH_MAX
+            && let Ok(next) = pending.try_recv()
+        {
+            batch.push(next);
         }
-        let term = match stamping.term(current.take()).await {
-            Ok(term) => term,
+        current = match stamping.term(current.take()).await {
+            Ok(term) => {
+                for pending in batch.drain(..) {
+                    stamping.hand_over(pending, &term).await;
+                }
+                Some(term)
+            }
             Err(refusal) => {
-                let _ = answer.send(Err(refusal));
-                continue;
+                for Pending { answer, .. } in batch.drain(..) {
+                    let _ = answer.send(Err(refusal.clone()));
+                }
+                None
             }
         };
-        let since = stamping.clock.now().saturating_duration_since(term.since);
+    }
+}
+
+impl Stamping {
+    /// Stamps a proposal and gives it to openraft.
+    async fn hand_over(&self, pending: Pending, term: &Term) {
+        let Pending { mut envelope, admitted, answer } = pending;
+        if answer.is_closed() {
+            // Nobody waits for it any more, and those behind it do.
+            return;
+        }
+        let since = self.clock.now().saturating_duration_since(term.since);
         let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         envelope.cluster_time_ms = term.base_ms.saturating_add(since_ms);
-        envelope.wall_ms = stamping.clock.wall_ms();
+        envelope.wall_ms = self.clock.wall_ms();
         let bytes = wire::encode(Kind::Envelope, &envelope);
         if bytes.len() > ENTRY_BYTES_MAX {
             let text = format!("command of {} bytes exceeds {ENTRY_BYTES_MAX}", bytes.len());
             let _ = answer.send(Err(RpcError::Rejected(Rejection::Other(text))));
-            current = Some(term);
-            continue;
+            return;
         }
         let reply = Reply(Box::new(move |result: ClientWriteResult<TypeConfig>| {
             drop(admitted);
@@ -178,13 +211,10 @@ async fn run(stamping: Stamping, mut pending: mpsc::Receiver<Pending>) {
             let _ = answer.send(result);
         }));
         // A failed hand-over drops the reply, and with it the answer: outcome unknown.
-        let write = stamping.raft.write(Payload(bytes.into())).with_leader(term.term);
+        let write = self.raft.write(Payload(bytes.into())).with_leader(term.term);
         let _ = write.responder(reply).await;
-        current = Some(term);
     }
-}
 
-impl Stamping {
     /// The term in which this server leads now.
     async fn term(&self, current: Option<Term>) -> Result<Term, RpcError> {
         let term = self.raft.as_leader().map_err(|_| RpcError::NoLeader)?.term();

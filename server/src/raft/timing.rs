@@ -63,7 +63,9 @@ impl Timing {
             enable_pre_vote: Some(true),
             // A restored leader would serve a state that may be older than what it had committed.
             enable_leader_restore: Some(false),
-            allow_log_reversion: Some(false),
+            // A server whose directory raft was moved away comes back with an empty log under its
+            // identity. Refused, it would never be sent what it lacks.
+            allow_log_reversion: Some(true),
             // Frees five servers whose leader reaches too few of them; far above any disk stall,
             // which must not depose a leader.
             quorum_loss_probe_interval: Some(self.scaled(5_000)),

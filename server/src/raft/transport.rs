@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::NodeId;
 use model::seam::{BoxFuture, ByteStream};
 use net::{Channel, NetError, Pool};
 
@@ -23,6 +24,12 @@ pub(crate) mod method {
     pub(crate) const APPEND_STREAM: u16 = RAFT + 4;
     /// `SnapshotOpenV1`, then a stream of the file's bytes -> one `SnapshotInstalledV1`.
     pub(crate) const SNAPSHOT: u16 = RAFT + 5;
+    /// Empty -> `CheckpointsV1`.
+    pub(crate) const CHECKPOINTS: u16 = RAFT + 6;
+    /// `DifferenceV1` -> empty.
+    pub(crate) const DIFFERENCE: u16 = RAFT + 7;
+    /// Empty -> `StatsV1`: what a server says about itself.
+    pub(crate) const STATS: u16 = RAFT + 8;
 }
 
 /// A way to other servers.
@@ -47,6 +54,12 @@ pub(crate) trait Transport: Send + Sync + 'static {
         outgoing: ByteStream,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<ByteStream, NetError>>;
+
+    /// Who answers at this address, where that can be known: as the other end of the connection
+    /// introduced itself.
+    fn who(&self, _at: SocketAddr, _channel: Channel) -> Option<NodeId> {
+        None
+    }
 }
 
 impl Transport for Pool {
@@ -71,5 +84,9 @@ impl Transport for Pool {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<ByteStream, NetError>> {
         Pool::stream(self, to, channel, method, first, outgoing, timeout)
+    }
+
+    fn who(&self, at: SocketAddr, channel: Channel) -> Option<NodeId> {
+        self.peer(at, channel).map(|peer| peer.node_id)
     }
 }

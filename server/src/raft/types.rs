@@ -8,6 +8,12 @@ use model::command::Outcome;
 use model::{LogIndex, Name, NodeId};
 use openraft::impls::leader_id_std;
 
+/// Where openraft runs. A simulation seeds its random election timeouts.
+#[cfg(not(feature = "sim"))]
+pub(crate) type Runtime = openraft::TokioRuntime;
+#[cfg(feature = "sim")]
+pub(crate) type Runtime = openraft::rt::deterministic_rng::DeterministicRng<openraft::TokioRuntime>;
+
 /// Standard Raft: one leader per term, so a log id is a term and an index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TypeConfig;
@@ -25,7 +31,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
         <Self::LeaderId as openraft::vote::RaftLeaderId>::Committed,
         <Self as openraft::RaftTypeConfig>::Payload,
     >;
-    type AsyncRuntime = openraft::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = super::proposer::Reply<T>
     where

@@ -97,6 +97,9 @@ async fn watch_death(core: Core, on_fault: OnFault) {
             Ok(()) => {}
         }
         if metrics.changed().await.is_err() {
+            // A shutdown ends this watch before it ends the core.
+            let what = "Raft has stopped: its core has panicked";
+            on_fault.raise(what, "raft", "report the panic above, then start again");
             return;
         }
     }

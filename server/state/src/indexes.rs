@@ -12,6 +12,8 @@ use crate::change::Table;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Indexes {
     tables: [LogIndex; Table::ALL.len()],
+    /// No answer has an index below: of the last restore.
+    pub(crate) floor: LogIndex,
     /// When a service last lost its last instance.
     pub(crate) service_extinction: LogIndex,
     /// When a node last went.
@@ -33,6 +35,16 @@ impl Indexes {
     pub(crate) fn raise(&mut self, table: Table, index: LogIndex) {
         let at = &mut self.tables[table as usize];
         *at = index.max(*at);
+    }
+
+    /// Every index there is becomes this one.
+    pub(crate) fn restored(&mut self, index: LogIndex) {
+        self.tables = [index; Table::ALL.len()];
+        self.floor = index;
+        (self.service_extinction, self.node_extinction) = (index, index);
+        for indexes in [&mut self.services, &mut self.connects, &mut self.nodes] {
+            *indexes = indexes.keys().map(|name| (Name::clone(name), index)).collect();
+        }
     }
 
     /// Highest index of these tables.

@@ -15,6 +15,7 @@
 //! | [`query()`], [`watch_keys`] | reads, their indexes, and what a parked one depends on |
 //! | [`watch`] | the registry of parked reads; a write costs what it wakes |
 //! | [`snapshot`] | the state as sorted blocks, and back |
+//! | [`stage`] | a state that arrives in pieces to replace this one |
 //! | `invariant` | what must always hold ([`State::verify`]) |
 //!
 //! The driver's order, without which a wake-up is lost: a reader registers, then loads the state,
@@ -31,6 +32,7 @@ mod query;
 mod retries;
 pub mod ring;
 pub mod snapshot;
+pub mod stage;
 mod state;
 mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use model::row::{CheckV1, KvV1, NodeV1, ServiceV1, SessionV1};
+use model::row::{AutopilotV1, CheckV1, KvV1, NodeV1, ServiceV1, SessionV1};
 use model::{LogIndex, Name, NodeId, SessionId};
 
 use crate::change::Table;
@@ -11,6 +11,7 @@ use crate::fold::fold_str;
 use crate::indexes::Indexes;
 use crate::intern::Interner;
 use crate::retries::Retries;
+use crate::stage::Stage;
 use crate::table::{Checks, Kv, LockDelays, Nodes, Services, Sessions, Tombstones};
 
 /// All tables with their indexes. A clone is O(1) and is a snapshot; [`crate::apply()`] on one
@@ -26,6 +27,11 @@ pub struct State {
     pub(crate) spaces: OrdMap<Name, Arc<Space>>,
     pub(crate) retries: Retries,
     pub(crate) names: Arc<Interner>,
+    /// See [`State::version`]; 0 until it was raised for the first time.
+    pub(crate) version: u32,
+    pub(crate) autopilot: Option<Arc<AutopilotV1>>,
+    /// A restore that is under way.
+    pub(crate) stage: Option<Arc<Stage>>,
 }
 
 /// The tables of one namespace.
@@ -60,6 +66,17 @@ impl State {
     /// Running hash over what all entries did: replicas at one index have the same.
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// Commands up to this state version may stand in the log: all voters knew it once, and none
+    /// that does not is admitted any more.
+    pub fn version(&self) -> u32 {
+        self.version.max(1)
+    }
+
+    /// Autopilot's configuration, once the first leader has written it.
+    pub fn autopilot(&self) -> Option<Arc<AutopilotV1>> {
+        self.autopilot.clone()
     }
 
     /// Sessions with a time to live, and that time in milliseconds, of all namespaces.
@@ -139,6 +156,18 @@ impl State {
 }
 
 impl Space {
+    /// After a restore: every index is that of the entry that made it, so that none goes back and
+    /// every reader wakes. Deadlines keep their distance to cluster time.
+    pub(crate) fn restored(&mut self, index: LogIndex, then_ms: u64, now_ms: u64) {
+        self.indexes.restored(index);
+        // Nothing asks below the new indexes any more.
+        self.tombstones = Tombstones::default();
+        let delays = std::mem::take(&mut self.lock_delays);
+        for (key, until_ms) in delays.rows() {
+            self.lock_delays.put(key, now_ms.saturating_add(until_ms.saturating_sub(then_ms)));
+        }
+    }
+
     /// Whether something was ever written.
     pub(crate) fn touched(&self) -> bool {
         self.indexes != Indexes::default()

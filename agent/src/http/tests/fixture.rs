@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use model::rpc::{Answer as RpcAnswer, Body, Consistency, Meta, Reply, Request, RpcError};
 use model::seam::{Backend, BoxFuture, ByteStream, Cluster, ClusterError, Link, Members};
@@ -21,6 +23,8 @@ use crate::http::{AllowAll, Context, Listener, Route, start};
 pub(super) struct Fake {
     script: Box<dyn Fn(&Request) -> RpcAnswer + Send + Sync>,
     asked: Mutex<Vec<Request>>,
+    /// Body of the last request that had one to stream.
+    uploaded: Mutex<Vec<u8>>,
     /// Requests with an index wait for this.
     pub(super) released: Notify,
     /// Counts parked requests that were dropped before they were answered.
@@ -60,10 +64,22 @@ impl Backend for Handle {
 
     fn stream(
         &self,
-        _request: Request,
-        _body: ByteStream,
+        request: Request,
+        mut body: ByteStream,
     ) -> BoxFuture<'static, Result<(Reply, ByteStream), RpcError>> {
-        Box::pin(async { Err(RpcError::NoServers) })
+        let fake = Arc::clone(&self.0);
+        Box::pin(async move {
+            let answer = (fake.script)(&request);
+            fake.asked.lock().expect("not poisoned").push(request);
+            let reply = answer?;
+            let mut all = Vec::new();
+            while let Some(part) = body.next().await {
+                all.extend_from_slice(&part?);
+            }
+            *fake.uploaded.lock().expect("not poisoned") = all;
+            let parts = [Ok(Bytes::from_static(b"one,")), Ok(Bytes::from_static(b"two"))];
+            Ok((reply, Box::pin(stream::iter(parts)) as ByteStream))
+        })
     }
 
     fn link(&self) -> Link {
@@ -146,6 +162,7 @@ pub(super) fn config() -> Config {
         data_dir: None,
         bootstrap: false,
         bootstrap_expect: 0,
+        non_voter: false,
         join: Join { addresses: vec![], interval: Duration::from_secs(30), attempts_max: 0 },
         rejoin_after_leave: false,
         reconnect_timeout: Duration::from_secs(1),
@@ -219,6 +236,7 @@ pub(super) fn open_on(
     let fake = Arc::new(Fake {
         script: Box::new(script),
         asked: Mutex::default(),
+        uploaded: Mutex::default(),
         released: Notify::new(),
         cancelled: watch::Sender::new(0),
         parked: watch::Sender::new(0),
@@ -305,6 +323,10 @@ impl Open {
     /// What the backend was asked last.
     pub(super) fn asked(&self) -> Request {
         self.fake.asked.lock().expect("not poisoned").last().cloned().expect("asked")
+    }
+
+    pub(super) fn uploaded(&self) -> Vec<u8> {
+        self.fake.uploaded.lock().expect("not poisoned").clone()
     }
 
     pub(super) fn asked_count(&self) -> usize {

@@ -165,6 +165,7 @@ async fn a_batch_that_lost_its_leader_is_tried_again_as_a_whole() {
 async fn status_and_configuration_are_answered() {
     let (stage, backend) = backend().await;
     stage.consensus.add_server(NodeId([2; 16]), "n2".into(), fake::address(2)).await.expect("ok");
+    stage.consensus.promote(NodeId([2; 16])).await.expect("ok");
     let leader = Body::Address("127.0.0.1:8300".into());
     assert_eq!(write(&backend, Op::StatusLeader).await, Ok(leader));
     let peers = Body::Names(vec!["127.0.0.1:8300".into(), "127.0.0.2:8300".into()]);
@@ -201,6 +202,7 @@ async fn a_leaving_leader_hands_over_and_asks_to_be_removed() {
     assert_eq!(backend.leave().await, Ok(()));
     assert!(stage.peers.asked.lock().expect("no panic").is_empty());
     stage.consensus.add_server(NodeId([2; 16]), "n2".into(), fake::address(2)).await.expect("ok");
+    stage.consensus.promote(NodeId([2; 16])).await.expect("ok");
     assert_eq!(backend.leave().await, Ok(()));
     let asked = stage.peers.asked.lock().expect("no panic");
     assert_eq!(asked[0].0, fake::address(2));

@@ -2,10 +2,10 @@
 //! the room.
 
 use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::NodeId;
 use redb::backends::InMemoryBackend;
@@ -14,10 +14,11 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::holes::Holes;
 use super::record;
 use super::sizes::Sizes;
 use super::tail::Found;
-use super::witness::{self, Witness, WitnessFile, WitnessMemory};
+use super::witness::{self, Witness, WitnessError, WitnessFile, WitnessMemory};
 use crate::raft::fault::StartError;
 use crate::raft::mirror::{LogIdV1, VoteV1};
 use crate::raft::types::{LogId, entry_bytes};
@@ -40,6 +41,9 @@ const FILE: &str = "raft.redb";
 const WITNESS: &str = "commit-seq";
 /// A directory that is being made; it gets its name once it is whole.
 const UNFINISHED: &str = "raft.new";
+/// Beside the directory: whose log it holds. With it a directory that is gone is told from one that
+/// never was. A voter whose log is gone has forgotten what it promised, so it must not go on.
+pub(crate) const OWNER: &str = "raft-owner";
 
 /// redb's page cache. The memory tail serves the reads that matter.
 const CACHE_BYTES: usize = 32 << 20;
@@ -60,13 +64,37 @@ pub(crate) enum Disk {
     /// Nowhere: gone with the process.
     Memory,
     /// On a simulated disk.
-    #[cfg_attr(not(test), expect(dead_code, reason = "made by tests and simulations"))]
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "made by tests and simulations")
+    )]
     Simulated {
         /// Its bytes.
         backend: SharedBackend,
         /// Its witness.
         witness: WitnessMemory,
+        /// How slow it is.
+        pace: Pace,
     },
+}
+
+/// How long each commit of a simulated disk takes.
+#[derive(Clone, Default)]
+pub(crate) struct Pace(pub(crate) Option<Arc<dyn Fn() -> Duration + Send + Sync>>);
+
+impl Pace {
+    /// Lets the time of one commit pass.
+    pub(super) async fn commit(&self) {
+        if let Some(takes) = &self.0 {
+            tokio::time::sleep(takes()).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pace")
+    }
 }
 
 /// A storage backend that outlives the database which uses it.
@@ -97,6 +125,8 @@ pub(super) struct Opened {
     /// For people.
     pub(super) place: String,
     pub(super) witness: Option<Box<dyn Witness>>,
+    /// `None`: the log is in no file of its own.
+    pub(super) holes: Option<Holes>,
     pub(super) sequence: u64,
     pub(super) deleted_below: u64,
     pub(super) found: Found,
@@ -108,26 +138,59 @@ pub(crate) fn raft_directory(data_dir: &Path) -> PathBuf {
 }
 
 /// Opens the log, or makes it where there is nothing yet.
+///
+/// redb may panic on a file that was damaged from outside, when it opens or when it reads it: that,
+/// too, is a refusal here.
 pub(super) fn open(disk: Disk, owner: NodeId) -> Result<Opened, StartError> {
+    let path = match &disk {
+        Disk::Directory(data_dir) => raft_directory(data_dir).join(FILE),
+        _ => PathBuf::from(FILE),
+    };
+    rt::panic_as_error(|| open_disk(disk, owner)).unwrap_or_else(|panic| {
+        Err(StartError::damaged(&path, format!("its structure makes no sense ({panic})")))
+    })
+}
+
+fn open_disk(disk: Disk, owner: NodeId) -> Result<Opened, StartError> {
     match disk {
         Disk::Directory(data_dir) => {
             let directory = raft_directory(&data_dir);
+            let owned_by = read_owner(&data_dir)?;
             if is_new(&directory)? {
+                match owned_by {
+                    Owned::Unsaid => {}
+                    // Left by a reset: this is another server now.
+                    Owned::By(other) if other != owner => {}
+                    Owned::By(_) => {
+                        let what =
+                            "it is missing or empty, though this server had a Raft log in it";
+                        return Err(StartError::damaged(&directory, what));
+                    }
+                    Owned::Unreadable => {
+                        let what = "it names no server, and the Raft log is missing";
+                        return Err(StartError::damaged(&data_dir.join(OWNER), what));
+                    }
+                }
                 create(&data_dir, owner)?;
             }
-            open_directory(&directory, owner)
+            let opened = open_directory(&directory, owner)?;
+            if owned_by != Owned::By(owner) {
+                write_owner(&data_dir, owner)?;
+            }
+            Ok(opened)
         }
         Disk::Memory => {
-            let db = refuse_panics(Path::new(FILE), || {
-                builder().create_with_backend(InMemoryBackend::new())
-            })?;
-            initialise(&db, Path::new(FILE), owner)?;
-            whole(db, Path::new(FILE), None, owner)
+            let path = Path::new(FILE);
+            let db = builder().create_with_backend(InMemoryBackend::new());
+            let db = db.map_err(|cause| refusal(path, cause))?;
+            initialise(&db, path, owner)?;
+            whole(db, path, None, owner)
         }
-        Disk::Simulated { backend, witness } => {
+        Disk::Simulated { backend, witness, pace: _ } => {
             let path = Path::new(FILE);
             let new = witness.read().is_none();
-            let db = refuse_panics(path, || builder().create_with_backend(backend))?;
+            let db = builder().create_with_backend(backend);
+            let db = db.map_err(|cause| refusal(path, cause))?;
             let mut witness = witness;
             if new {
                 initialise(&db, path, owner)?;
@@ -149,6 +212,39 @@ fn is_new(directory: &Path) -> Result<bool, StartError> {
     }
 }
 
+/// Whose log the directory is said to hold.
+#[derive(PartialEq, Eq)]
+enum Owned {
+    Unsaid,
+    By(NodeId),
+    /// No harm while the log is there: it knows its owner itself.
+    Unreadable,
+}
+
+fn read_owner(data_dir: &Path) -> Result<Owned, StartError> {
+    let path = data_dir.join(OWNER);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map_or(Owned::Unreadable, Owned::By)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Owned::Unsaid),
+        Err(cause) => Err(StartError::io("read", &path, cause)),
+    }
+}
+
+fn write_owner(data_dir: &Path, owner: NodeId) -> Result<(), StartError> {
+    let (path, unfinished) = (data_dir.join(OWNER), data_dir.join("raft-owner.new"));
+    fs::File::create(&unfinished)
+        .and_then(|mut file| {
+            file.write_all(owner.to_string().as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .map_err(|cause| StartError::io("write", &path, cause))?;
+    sync_directory(data_dir)
+}
+
 /// Makes the whole directory under another name first, so that a crash leaves nothing half made.
 fn create(data_dir: &Path, owner: NodeId) -> Result<(), StartError> {
     let unfinished = data_dir.join(UNFINISHED);
@@ -160,7 +256,7 @@ fn create(data_dir: &Path, owner: NodeId) -> Result<(), StartError> {
     let snapshots = unfinished.join("snapshots");
     fs::create_dir_all(&snapshots).map_err(|e| StartError::io("make", &snapshots, e))?;
     let path = unfinished.join(FILE);
-    let db = refuse_panics(&path, || builder().create(&path))?;
+    let db = builder().create(&path).map_err(|cause| refusal(&path, cause))?;
     initialise(&db, &path, owner)?;
     db.close().map_err(|cause| refusal(&path, cause))?;
     let witness = unfinished.join(WITNESS);
@@ -197,27 +293,22 @@ fn open_directory(directory: &Path, owner: NodeId) -> Result<Opened, StartError>
         io::ErrorKind::InvalidData => StartError::damaged(&witness_path, cause),
         _ => StartError::io("read", &witness_path, cause),
     })?;
-    witness::decode(&said).map_err(|cause| StartError::damaged(&witness_path, cause))?;
-    let db = refuse_panics(&path, || builder().open(&path))?;
-    whole(db, &path, Some((Box::new(witness), said)), owner)
+    witness::decode(&said).map_err(|cause| match cause {
+        WitnessError::Newer { format, release } => {
+            StartError::Newer { path: witness_path.clone(), release, format, known: FORMAT }
+        }
+        cause => StartError::damaged(&witness_path, cause),
+    })?;
+    let db = builder().open(&path).map_err(|cause| refusal(&path, cause))?;
+    let opened = whole(db, &path, Some((Box::new(witness), said)), owner)?;
+    let holes = Holes::open(&path).map_err(|e| StartError::io("open", &path, e))?;
+    Ok(Opened { holes: Some(holes), ..opened })
 }
 
 fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
-}
-
-/// redb may panic on a file that was damaged from outside: that, too, is a refusal here.
-fn refuse_panics(
-    path: &Path,
-    open: impl FnOnce() -> Result<Database, DatabaseError>,
-) -> Result<Database, StartError> {
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(cause)) => Err(refusal(path, cause)),
-        Err(_) => Err(StartError::damaged(path, "its structure makes no sense")),
-    }
 }
 
 fn refusal(path: &Path, cause: DatabaseError) -> StartError {
@@ -240,13 +331,18 @@ fn unreadable<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> StartError {
     move |cause| StartError::damaged(path, cause.into())
 }
 
+/// Value of row `format`.
+pub(super) fn format_row(format: u32, release: &str, owner: NodeId) -> Vec<u8> {
+    let row = FormatV1 { format, release: release.to_owned(), owner };
+    record::seal(meta::FORMAT.as_bytes(), &row)
+}
+
 fn initialise(db: &Database, path: &Path, owner: NodeId) -> Result<(), StartError> {
-    let format = FormatV1 { format: FORMAT, release: env!("CARGO_PKG_VERSION").to_owned(), owner };
     let transaction = db.begin_write().map_err(unreadable(path))?;
     {
         transaction.open_table(LOG).map_err(unreadable(path))?;
         let mut table = transaction.open_table(META).map_err(unreadable(path))?;
-        let format = record::seal(meta::FORMAT.as_bytes(), &format);
+        let format = format_row(FORMAT, env!("CARGO_PKG_VERSION"), owner);
         table.insert(meta::FORMAT, format.as_slice()).map_err(unreadable(path))?;
         let sequence = record::seal(meta::SEQUENCE.as_bytes(), &1_u64);
         table.insert(meta::SEQUENCE, sequence.as_slice()).map_err(unreadable(path))?;
@@ -300,7 +396,8 @@ fn whole(
     let found = Found { vote: vote.map(Into::into), committed, purged, last, sizes: scanned.sizes };
     let deleted_below = scanned.lowest;
     drop((table, log, read));
-    Ok(Opened { db, place: path.display().to_string(), witness, sequence, deleted_below, found })
+    let place = path.display().to_string();
+    Ok(Opened { db, place, witness, holes: None, sequence, deleted_below, found })
 }
 
 struct Scanned {

@@ -5,6 +5,7 @@
 //! the writer's queue; purges and the commit mark ride on whatever is written next.
 
 mod file;
+mod holes;
 mod record;
 mod sizes;
 mod tail;
@@ -17,6 +18,7 @@ mod tests;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -26,8 +28,12 @@ use openraft::{OptionalSend, alias::EntryOf};
 use redb::{Database, ReadableDatabase as _};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::file::{Disk, raft_directory};
+#[cfg(feature = "sim")]
+pub(crate) use self::file::SharedBackend;
+pub(crate) use self::file::{Disk, OWNER, Pace, raft_directory};
 use self::tail::{Plan, Tail};
+#[cfg(feature = "sim")]
+pub(crate) use self::witness::WitnessMemory;
 use self::writer::{Job, QUEUE_MAX, Start, Work, Writer};
 use super::fault::{OnFault, StartError};
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
@@ -40,6 +46,12 @@ const STEP_ENTRIES: u64 = 1_024;
 
 /// Times that a read of the disk is begun anew because a truncation or purge came between.
 const REREADS_MAX: usize = 8;
+
+/// Opens the log in a data directory as a start would, reads it whole, and closes it again: what the
+/// log was purged up to.
+pub(crate) fn examine(data_dir: &Path, owner: NodeId) -> Result<Option<LogId>, StartError> {
+    file::open(Disk::Directory(data_dir.to_owned()), owner).map(|opened| opened.found.purged)
+}
 
 /// How the writer and cold reads run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +104,15 @@ impl LogStore {
         on_fault: OnFault,
         tasks: &rt::Tasks,
     ) -> Result<(Self, LogHandle), StartError> {
+        let pace = match &disk {
+            Disk::Simulated { pace, .. } => pace.clone(),
+            Disk::Directory(_) | Disk::Memory => Pace::default(),
+        };
         let opened = file::open(disk, owner)?;
+        #[cfg(feature = "planted")]
+        let mut opened = opened;
+        #[cfg(feature = "planted")]
+        let forgotten = planted_loss(&mut opened.found);
         let purged_below = opened.found.purged.map_or(0, |purged| purged.index + 1);
         let db = Arc::new(opened.db);
         let shared = Arc::new(Shared {
@@ -105,6 +125,7 @@ impl LogStore {
             db,
             place: opened.place,
             witness: opened.witness,
+            holes: opened.holes,
             sequence: opened.sequence,
             deleted_below: opened.deleted_below,
             purged_below,
@@ -112,11 +133,18 @@ impl LogStore {
             shared: Arc::clone(&shared),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        #[cfg(feature = "planted")]
+        if let Some(from) = forgotten {
+            let _ =
+                jobs.try_send(Job { riders: Default::default(), work: Work::Truncate { from } });
+        }
         match stepping {
             Stepping::Threads => writer::on_thread(writer, queue).map_err(|cause| {
                 StartError::io("start the writer of", shared.place.as_ref(), cause)
             })?,
-            Stepping::Inline => tasks.spawn("raft log writer", writer::stepped(writer, queue)),
+            Stepping::Inline => {
+                tasks.spawn("raft log writer", writer::stepped(writer, queue, pace))
+            }
         }
         let handle = LogHandle { shared: Arc::clone(&shared), jobs: jobs.clone() };
         Ok((Self { shared, jobs }, handle))
@@ -141,6 +169,18 @@ impl LogHandle {
     /// Bounds of the log.
     pub(crate) fn bounds(&self) -> LogState<TypeConfig> {
         self.shared.tail().state()
+    }
+
+    /// The last entry known to be committed.
+    #[cfg(feature = "sim")]
+    pub(crate) fn committed(&self) -> Option<LogId> {
+        self.shared.tail().committed()
+    }
+
+    /// Reads entries.
+    #[cfg(feature = "sim")]
+    pub(crate) fn reader(&self) -> LogReader {
+        LogReader { shared: Arc::clone(&self.shared) }
     }
 
     /// The vote, if one was ever given.
@@ -180,6 +220,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        #[cfg(feature = "planted")]
+        if crate::planted::is(crate::planted::Bug::VoteNotSaved) {
+            self.shared.tail().set_vote(*vote);
+            return Ok(());
+        }
         let (done, saved) = oneshot::channel();
         self.queue(Work::Vote { vote: *vote, done }).await?;
         saved.await.map_err(|_| stopped())??;
@@ -371,4 +416,16 @@ fn read_range(db: &Database, range: Range<u64>, bytes_max: usize, place: &str) -
         entries.push(entry);
     }
     Ok(Read { entries, bytes, cut: false })
+}
+
+/// Bug "restart forgets": what lies behind the commit mark is dropped. Returns where that begins.
+#[cfg(feature = "planted")]
+fn planted_loss(found: &mut tail::Found) -> Option<u64> {
+    if !crate::planted::is(crate::planted::Bug::RestartForgets) {
+        return None;
+    }
+    let kept = found.committed.max(found.purged)?;
+    found.last = Some(kept);
+    found.sizes.truncate_after(Some(kept.index));
+    Some(kept.index + 1)
 }

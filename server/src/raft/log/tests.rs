@@ -221,30 +221,96 @@ async fn the_log_of_another_server_is_refused() {
     assert!(matches!(opened.map(|_| ()), Err(StartError::Foreign { .. })));
 }
 
-#[tokio::test]
-async fn a_flipped_bit_is_refused_or_harmless_never_believed() {
-    let whole = filled().await;
+/// Bits to flip one at a time: many of the header, and one in each page; at night
+/// (`MUSTER_TEST_WHOLE` set) one in each sector.
+fn bits(bytes: usize) -> impl Iterator<Item = usize> {
+    #[expect(clippy::disallowed_methods, reason = "chooses how much a test does")]
+    let whole = std::env::var_os("MUSTER_TEST_WHOLE").is_some();
+    let (step, header) = if whole { (512, 1) } else { (4_096, 13) };
+    let body = (0..bytes).step_by(step).map(move |at| {
+        // Another sector, byte and bit each time.
+        let n = at / step;
+        let byte = at + n.wrapping_mul(2_654_435_761) % step;
+        byte.min(bytes - 1) * 8 + n % 8
+    });
+    (0..512 * 8).step_by(header).chain(body)
+}
+
+/// Flips bits of this log and demands of each result that it is refused, or whole and equal.
+async fn flip_each(log: &Path, good: &[Entry], vote: Vote) -> (usize, usize) {
     let tasks = Tasks::new();
-    let (mut store, handle) = open_at(crashed_copy(whole.path()).path(), &tasks).expect("opens");
-    let good = all(&mut store).await;
-    drop((store, handle));
-    let bytes = std::fs::read(whole.path().join("raft/raft.redb")).expect("read");
-    // The header bit by bit where it matters, then one bit in each of many places.
-    let header = (0..512).step_by(9);
-    let body = (0..bytes.len()).step_by(bytes.len() / 60).map(|at| at * 8 + at % 8);
-    for bit in header.chain(body) {
+    let bytes = std::fs::read(log.join("raft/raft.redb")).expect("read");
+    let copy = crashed_copy(log);
+    let (mut refused, mut equal) = (0, 0);
+    for bit in bits(bytes.len()) {
         let mut bad = bytes.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        let copy = crashed_copy(whole.path());
-        std::fs::write(copy.path().join("raft/raft.redb"), &bad).expect("written");
+        // A file of its own each time: the writer of the one before may still hold it.
+        let path = copy.path().join("raft/raft.redb");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, &bad).expect("written");
+        std::fs::copy(log.join("raft/commit-seq"), copy.path().join("raft/commit-seq"))
+            .expect("copied");
         match open_at(copy.path(), &tasks) {
-            Err(refused) => assert!(refused.to_string().contains("raft.redb"), "{refused}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("raft.redb") && !text.contains('\n'), "bit {bit}: {text}");
+                refused += 1;
+            }
             Ok((mut store, handle)) => {
                 assert_eq!(all(&mut store).await, good, "bit {bit}");
-                assert_eq!(handle.vote(), Some(Vote::new(1, RaftId(OWNER))), "bit {bit}");
+                assert_eq!(handle.vote(), Some(vote), "bit {bit}");
+                equal += 1;
             }
         }
     }
+    (refused, equal)
+}
+
+#[tokio::test]
+async fn a_bit_flipped_in_any_page_is_refused_or_harmless_never_believed() {
+    let vote = Vote::new(1, RaftId(OWNER));
+    let closed = filled().await;
+    let good = {
+        let copy = crashed_copy(closed.path());
+        let (mut store, _handle) = open_at(copy.path(), &Tasks::new()).expect("opens");
+        all(&mut store).await
+    };
+    assert_eq!(good.len(), 50);
+    let (refused, _) = flip_each(closed.path(), &good, vote).await;
+    assert!(refused > 50, "closed: only {refused} refused");
+
+    // The same of a log that was in use: copied with nothing under way, as a kill leaves it.
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (mut store, _handle) = open_at(directory.path(), &Tasks::new()).expect("opens");
+    store.save_vote(&vote).await.expect("saved");
+    for i in 1..=120 {
+        store.blocking_append([entry(1, i, 3_000)]).await.expect("appended");
+    }
+    store.truncate_after(Some(log_id(1, 110))).await.expect("truncated");
+    store.purge(log_id(1, 10)).await.expect("purged");
+    store.blocking_append([entry(2, 111, 100)]).await.expect("appended");
+    let good = all(&mut store).await;
+    assert_eq!(good.len(), 101);
+    let crashed = crashed_copy(directory.path());
+    let (refused, _) = flip_each(crashed.path(), &good, vote).await;
+    assert!(refused > 50, "crashed: only {refused} refused");
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_and_names_the_release_that_wrote_it() {
+    let whole = filled().await;
+    let path = whole.path().join("raft/raft.redb");
+    let db = Database::open(&path).expect("opens");
+    let write = db.begin_write().expect("begins");
+    let format = file::format_row(9, "7.1.0", OWNER);
+    let mut table = write.open_table(file::META).expect("there");
+    table.insert(file::meta::FORMAT, format.as_slice()).expect("set");
+    drop(table);
+    write.commit().expect("committed");
+    drop(db);
+    let text = refusal(whole.path());
+    assert!(text.contains("newer release (7.1.0) in format 9"), "{text}");
 }
 
 /// A disk whose syncs can be made to fail.
@@ -290,6 +356,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let disk = Disk::Simulated {
         backend: SharedBackend(Arc::new(backend)),
         witness: WitnessMemory::default(),
+        pace: Pace::default(),
     };
     let tasks = Tasks::new();
     let (mut store, handle) =
@@ -352,6 +419,7 @@ async fn run_steps(steps: Vec<Step>) {
     let disk = Disk::Simulated {
         backend: SharedBackend(Arc::new(InMemoryBackend::new())),
         witness: WitnessMemory::default(),
+        pace: Pace::default(),
     };
     let open = || {
         LogStore::open(disk.clone(), OWNER, Stepping::Inline, OnFault::fatal(), &tasks)

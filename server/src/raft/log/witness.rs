@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of the file: magic, format, sequence, CRC32 of these, zeros. One sector: never torn.
+use crate::raft::fault::{release, release_text};
+
+/// Bytes of the file: magic, format, sequence, release, CRC32 of these. One sector: never torn.
 pub(super) const WITNESS_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"MSTRSEQ\n";
 const FORMAT: u32 = 1;
@@ -15,9 +17,17 @@ const FORMAT: u32 = 1;
 /// Why a witness is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WitnessError {
-    /// Not ours, or of a format that we do not know.
-    #[error("it does not start with the mark of a commit witness of format {FORMAT}")]
+    /// Not ours.
+    #[error("it does not start with the mark of a commit witness")]
     Magic,
+    /// Whole, but of a format that we do not know.
+    #[error("it has format {format}, and this release reads {FORMAT}")]
+    Newer {
+        /// Its format.
+        format: u32,
+        /// Who wrote it.
+        release: String,
+    },
     /// Its bytes changed since they were written.
     #[error("its checksum does not match")]
     Checksum,
@@ -25,22 +35,37 @@ pub(super) enum WitnessError {
 
 /// The bytes that say "commit `sequence` happened".
 pub(super) fn encode(sequence: u64) -> [u8; WITNESS_BYTES] {
+    encode_as(FORMAT, sequence, release::<8>())
+}
+
+fn encode_as(format: u32, sequence: u64, release: [u8; 8]) -> [u8; WITNESS_BYTES] {
     let mut bytes = [0; WITNESS_BYTES];
     bytes[..8].copy_from_slice(MAGIC);
-    bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    bytes[8..12].copy_from_slice(&format.to_le_bytes());
     bytes[12..20].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32fast::hash(&bytes[..20]);
-    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+    bytes[20..28].copy_from_slice(&release);
+    let crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
 /// The sequence that the bytes say.
 pub(super) fn decode(bytes: &[u8; WITNESS_BYTES]) -> Result<u64, WitnessError> {
-    if bytes[..8] != MAGIC[..] || bytes[8..12] != FORMAT.to_le_bytes() {
+    if bytes[..8] != MAGIC[..] {
         return Err(WitnessError::Magic);
     }
-    if crc32fast::hash(&bytes[..20]).to_le_bytes() != bytes[20..24] || bytes[24..] != [0; 8] {
+    // Invariant of all formats: 32 bytes, with format, release and checksum at these places.
+    if crc32fast::hash(&bytes[..28]).to_le_bytes() != bytes[28..] {
         return Err(WitnessError::Checksum);
+    }
+    let mut format = [0; 4];
+    format.copy_from_slice(&bytes[8..12]);
+    match u32::from_le_bytes(format) {
+        FORMAT => {}
+        format => {
+            let release = release_text(&bytes[20..28]);
+            return Err(WitnessError::Newer { format, release });
+        }
     }
     let mut sequence = [0; 8];
     sequence.copy_from_slice(&bytes[12..20]);
@@ -83,19 +108,40 @@ impl Witness for WitnessFile {
 }
 
 /// A witness in memory, for simulated disks.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WitnessMemory(Arc<Mutex<Option<[u8; WITNESS_BYTES]>>>);
+#[derive(Clone, Default)]
+pub(crate) struct WitnessMemory {
+    said: Arc<Mutex<Option<[u8; WITNESS_BYTES]>>>,
+    /// Sees each write, and may refuse it.
+    told: Option<Arc<Told>>,
+}
+
+type Told = dyn Fn(&[u8; WITNESS_BYTES]) -> io::Result<()> + Send + Sync;
 
 impl WitnessMemory {
+    /// One that says this and tells of each write.
+    #[cfg(feature = "sim")]
+    pub(crate) fn told(said: Option<[u8; WITNESS_BYTES]>, told: Arc<Told>) -> Self {
+        Self { said: Arc::new(Mutex::new(said)), told: Some(told) }
+    }
+
     /// What was written last.
     pub(super) fn read(&self) -> Option<[u8; WITNESS_BYTES]> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for WitnessMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WitnessMemory")
     }
 }
 
 impl Witness for WitnessMemory {
     fn write(&mut self, bytes: &[u8; WITNESS_BYTES]) -> io::Result<()> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*bytes);
+        if let Some(told) = &self.told {
+            told(bytes)?;
+        }
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(*bytes);
         Ok(())
     }
 }
@@ -113,5 +159,12 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&bad).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_damage_and_names_its_release() {
+        let newer = encode_as(2, 7, *b"3.14.2\0\0");
+        let said = WitnessError::Newer { format: 2, release: "3.14.2".to_owned() };
+        assert_eq!(decode(&newer), Err(said));
     }
 }

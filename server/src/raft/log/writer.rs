@@ -9,7 +9,8 @@ use redb::{Database, ReadableTable as _, Table};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::file::{LOG, META, meta};
+use super::file::{LOG, META, Pace, meta};
+use super::holes::Holes;
 use super::record;
 use super::tail::Riders;
 use super::witness::{self, Witness};
@@ -57,6 +58,7 @@ pub(super) struct Writer {
     db: Arc<Database>,
     place: String,
     witness: Option<Box<dyn Witness>>,
+    holes: Option<Holes>,
     sequence: u64,
     /// Records below this index are deleted already.
     deleted_below: u64,
@@ -83,6 +85,7 @@ pub(super) struct Start {
     pub(super) db: Arc<Database>,
     pub(super) place: String,
     pub(super) witness: Option<Box<dyn Witness>>,
+    pub(super) holes: Option<Holes>,
     pub(super) sequence: u64,
     pub(super) deleted_below: u64,
     pub(super) purged_below: u64,
@@ -92,12 +95,22 @@ pub(super) struct Start {
 
 impl Writer {
     pub(super) fn new(start: Start) -> Self {
-        let Start { db, place, witness, sequence, deleted_below, purged_below, on_fault, shared } =
-            start;
+        let Start {
+            db,
+            place,
+            witness,
+            holes,
+            sequence,
+            deleted_below,
+            purged_below,
+            on_fault,
+            shared,
+        } = start;
         Self {
             db,
             place,
             witness,
+            holes,
             sequence,
             deleted_below,
             purged_below,
@@ -142,7 +155,20 @@ impl Writer {
                 }
             }
         }
+        if !self.failed {
+            self.fill_holes();
+        }
         goes_on
+    }
+
+    /// Makes the next commits cheaper, after this one's answers. A disk that has no room for it
+    /// may still have room for what is to come.
+    fn fill_holes(&mut self) {
+        let Some(holes) = &mut self.holes else { return };
+        if let Err(error) = holes.fill() {
+            tracing::debug!(%error, place = self.place, "the log file keeps its holes");
+            self.holes = None;
+        }
     }
 
     fn commit(&mut self, jobs: &[Job]) -> Result<(), Failed> {
@@ -152,6 +178,8 @@ impl Writer {
         let mut vote = None;
         {
             let mut log = transaction.open_table(LOG)?;
+            #[cfg(feature = "planted")]
+            let jobs = planted_order(jobs);
             for job in jobs {
                 riders.purged = job.riders.purged.max(riders.purged);
                 riders.committed = job.riders.committed.or(riders.committed);
@@ -247,10 +275,40 @@ pub(super) fn on_thread(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) -> io
 }
 
 /// The same as a future: for simulations, which step it.
-pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn stepped(mut writer: Writer, mut jobs: mpsc::Receiver<Job>, pace: Pace) {
     while let Some(first) = jobs.recv().await {
-        if !writer.run(take(first, &mut jobs)) {
+        let batch = take(first, &mut jobs);
+        #[cfg(feature = "planted")]
+        let batch = planted_callbacks(batch);
+        pace.commit().await;
+        if !writer.run(batch) {
             break;
         }
     }
+}
+
+/// Bug "call-back before sync": who waits for an append is told at once.
+#[cfg(feature = "planted")]
+fn planted_callbacks(batch: Vec<Job>) -> Vec<Job> {
+    if !crate::planted::is(crate::planted::Bug::CallbackBeforeSync) {
+        return batch;
+    }
+    let told = |job| match job {
+        Job { riders, work: Work::Append { ticket, entries, done } } => {
+            done.io_completed(Ok(()));
+            Job { riders, work: Work::Append { ticket, entries, done: IOFlushed::noop() } }
+        }
+        job => job,
+    };
+    batch.into_iter().map(told).collect()
+}
+
+/// Bug "truncate not ordered": truncations come behind the appends that follow them.
+#[cfg(feature = "planted")]
+fn planted_order(jobs: &[Job]) -> Vec<&Job> {
+    let mut jobs: Vec<&Job> = jobs.iter().collect();
+    if crate::planted::is(crate::planted::Bug::TruncateNotOrdered) {
+        jobs.sort_by_key(|job| matches!(job.work, Work::Truncate { .. }));
+    }
+    jobs
 }

@@ -8,11 +8,15 @@ use model::wire::{self, Kind};
 use state::State;
 use state::snapshot::Loader;
 
+use crate::raft::fault::{release, release_text};
 use crate::raft::mirror::SnapshotMetaV1;
 use crate::raft::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"MSTRSNP\n";
 const FORMAT: u32 = 1;
+
+/// Bytes of the name of the release that wrote the file.
+const RELEASE_BYTES: usize = 16;
 
 /// Largest description of a configuration.
 const META_BYTES_MAX: u32 = 1 << 20;
@@ -49,10 +53,12 @@ pub(crate) enum SnapshotError {
         what: String,
     },
     /// A newer release wrote it.
-    #[error("snapshot {path} has format {found}, and this release reads {known}")]
+    #[error("snapshot {path} of release {release} has format {found}, and this one reads {known}")]
     Newer {
         /// Where.
         path: PathBuf,
+        /// Who wrote it.
+        release: String,
         /// Its format.
         found: u32,
         /// The newest format that we know.
@@ -72,26 +78,57 @@ pub(super) fn write(
     meta: &SnapshotMeta,
     blocks: impl Iterator<Item = Vec<u8>>,
 ) -> io::Result<()> {
+    for part in parts(meta, blocks) {
+        out.write_all(&part?)?;
+    }
+    Ok(())
+}
+
+/// A whole snapshot, part by part as it is asked for.
+pub(super) fn parts(
+    meta: &SnapshotMeta,
+    blocks: impl Iterator<Item = Vec<u8>>,
+) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut blocks = blocks;
+    let mut count = 0_u64;
+    let mut ended = false;
+    let rest = std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut part = Vec::new();
+        let Some(block) = blocks.next() else {
+            ended = true;
+            part.extend_from_slice(&END.to_le_bytes());
+            part.extend_from_slice(&checksum(count, b"end").to_le_bytes());
+            part.extend_from_slice(&count.to_le_bytes());
+            return Some(Ok(part));
+        };
+        let length = match length(&block) {
+            Ok(length) => length,
+            Err(cause) => return Some(Err(cause)),
+        };
+        part.reserve(block.len() + 8);
+        part.extend_from_slice(&length.to_le_bytes());
+        part.extend_from_slice(&checksum(count, &block).to_le_bytes());
+        part.extend_from_slice(&block);
+        count += 1;
+        Some(Ok(part))
+    });
+    std::iter::once(head(meta)).chain(rest)
+}
+
+fn head(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
     let meta = wire::encode(Kind::SnapshotBlock, &SnapshotMetaV1::from(meta));
-    let mut head = Vec::with_capacity(meta.len() + 24);
+    let mut head = Vec::with_capacity(meta.len() + 40);
     head.extend_from_slice(MAGIC);
     head.extend_from_slice(&FORMAT.to_le_bytes());
     head.extend_from_slice(&length(&meta)?.to_le_bytes());
+    head.extend_from_slice(&release::<RELEASE_BYTES>());
     head.extend_from_slice(&meta);
     let crc = crc32fast::hash(&head);
     head.extend_from_slice(&crc.to_le_bytes());
-    out.write_all(&head)?;
-    let mut count = 0_u64;
-    for block in blocks {
-        let length = length(&block)?;
-        out.write_all(&length.to_le_bytes())?;
-        out.write_all(&checksum(count, &block).to_le_bytes())?;
-        out.write_all(&block)?;
-        count += 1;
-    }
-    out.write_all(&END.to_le_bytes())?;
-    out.write_all(&checksum(count, b"end").to_le_bytes())?;
-    out.write_all(&count.to_le_bytes())
+    Ok(head)
 }
 
 fn length(bytes: &[u8]) -> io::Result<u32> {
@@ -138,7 +175,7 @@ impl<R: Read> Source<R> {
 
     /// Reads what the snapshot covers; blocks follow.
     pub(crate) fn meta(&mut self) -> Result<SnapshotMeta, SnapshotError> {
-        let mut head = self.take::<16>()?.to_vec();
+        let mut head = self.take::<{ 16 + RELEASE_BYTES }>()?.to_vec();
         if head[..8] != MAGIC[..] {
             return Err(self.damaged("it does not start with the mark of a snapshot"));
         }
@@ -147,7 +184,10 @@ impl<R: Read> Source<R> {
             bytes.copy_from_slice(&head[at..at + 4]);
             u32::from_le_bytes(bytes)
         };
+        // Invariant of all formats: magic, format, length, release, and the checksum behind as many
+        // bytes as the length says.
         let (format, length) = (field(8), field(12));
+        let release = release_text(&head[16..16 + RELEASE_BYTES]);
         if length > META_BYTES_MAX {
             return Err(self.damaged("its header is too long"));
         }
@@ -159,6 +199,7 @@ impl<R: Read> Source<R> {
         if format > FORMAT {
             return Err(SnapshotError::Newer {
                 path: self.path.clone(),
+                release,
                 found: format,
                 known: FORMAT,
             });
@@ -170,7 +211,7 @@ impl<R: Read> Source<R> {
     }
 
     /// The next block, or `None` behind the last; then nothing may follow.
-    fn block(&mut self, place: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+    pub(super) fn block(&mut self, place: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
         let length = u32::from_le_bytes(self.take()?);
         let crc = u32::from_le_bytes(self.take()?);
         if length == END {

@@ -1,5 +1,7 @@
-//! Snapshots: a file format ([`mod@format`]) and the place where they are kept ([`Shelf`]).
+//! Snapshots: a file format ([`mod@format`]), the place where they are kept ([`Shelf`]), and the
+//! archive for people ([`archive`]).
 
+pub mod archive;
 mod format;
 mod shelf;
 

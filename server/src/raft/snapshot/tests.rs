@@ -151,3 +151,205 @@ fn what_was_received_in_part_is_removed_when_the_next_comes() {
     shelf.dump(meta(60), &filled(60)).expect("dumped");
     assert_eq!(directories(directory.path()), ["2-50", "2-60"]);
 }
+
+#[test]
+fn a_newer_format_is_refused_and_names_the_release_that_wrote_it() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (shelf, _) = Shelf::open(Some(directory.path())).expect("opens");
+    shelf.dump(meta(50), &filled(50)).expect("dumped");
+    let path = directory.path().join("raft/snapshots/2-50/state.bin");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes"));
+    let end = 32 + length as usize;
+    bytes[8] = 9;
+    bytes[16..32].copy_from_slice(b"7.1.0\0\0\0\0\0\0\0\0\0\0\0");
+    let crc = crc32fast::hash(&bytes[..end]);
+    bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).expect("written");
+    let refused = Shelf::open(Some(directory.path())).map(|_| ()).expect_err("newer");
+    let text = crate::raft::StartError::from(refused).to_string();
+    assert!(text.contains("newer release (7.1.0) in format 9"), "{text}");
+    assert!(text.contains("2-50/state.bin"), "{text}");
+}
+
+mod archives {
+    use std::io::{self, Write as _};
+
+    use super::super::archive::{self, ArchiveMeta, Configuration, Contents};
+    use super::*;
+
+    fn archive(state: &State) -> Vec<u8> {
+        let description = ArchiveMeta {
+            version: 1,
+            id: "2-5-0".into(),
+            index: 5,
+            term: 2,
+            peers: String::new(),
+            configuration: Configuration { servers: Vec::new() },
+            configuration_index: 1,
+            size: 0,
+        };
+        let mut out = Vec::new();
+        archive::write(&mut out, description, &meta(5), state).expect("written");
+        out
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        archive::inspect(bytes).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_counted() {
+        let Contents { meta, rows, bytes, .. } =
+            archive::inspect(&archive(&filled(3_000))[..]).expect("whole");
+        assert_eq!((meta.version, meta.index, meta.term), (1, 5, 2));
+        assert_eq!(rows["KVS"].0, 3_000);
+        assert!(rows["KVS"].1 > 3_000_000 && bytes > 3_000_000);
+        let empty = archive::inspect(&archive(&State::default())[..]).expect("whole");
+        assert!(empty.rows.is_empty());
+    }
+
+    #[test]
+    fn each_flipped_byte_and_each_cut_is_refused() {
+        let whole = archive(&filled(3));
+        let mut harmless = 0;
+        for at in 0..whole.len() {
+            // Bytes of gzip's head say nothing about the content: time, system, flags of speed.
+            if (4..10).contains(&at) {
+                continue;
+            }
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            if archive::inspect(&flipped[..]).is_ok() {
+                // Zeros copied from other zeros: what comes out is the same to the last byte.
+                assert_eq!(members(&flipped), members(&whole), "byte {at} is flipped");
+                harmless += 1;
+            }
+        }
+        assert!(harmless < whole.len() / 10, "{harmless} bytes can be flipped");
+        for length in 0..whole.len() {
+            assert!(archive::inspect(&whole[..length]).is_err(), "cut to {length}");
+        }
+        assert!(refused(b"").starts_with("failed to decompress snapshot: "));
+        assert!(refused(b"no gzip at all, but text").starts_with("failed to decompress snapshot"));
+    }
+
+    /// A tar of these members, compressed.
+    fn tarred(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gzip);
+        for (name, bytes) in members {
+            let mut header = tar::Header::new_ustar();
+            // By hand: the library refuses what an attacker would write.
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_size(bytes.len() as u64);
+            header.set_cksum();
+            tar.append(&header, *bytes).expect("in memory");
+        }
+        tar.into_inner().expect("in memory").finish().expect("in memory")
+    }
+
+    /// The members of an archive of ours.
+    fn members(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(archive));
+        let entries = tar.entries().expect("a tar");
+        entries
+            .map(|entry| {
+                let mut entry = entry.expect("an entry");
+                let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).expect("in memory");
+                (name, bytes)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn foreign_members_orders_and_contents_are_refused() {
+        let whole = members(&archive(&filled(3)));
+        let [meta, state, sums] = &whole[..] else { panic!("three members") };
+        let member = |(name, bytes): &(String, Vec<u8>)| (name.clone(), bytes.clone());
+        let with = |list: Vec<(String, Vec<u8>)>| {
+            let list: Vec<(&str, &[u8])> =
+                list.iter().map(|(name, bytes)| (&name[..], &bytes[..])).collect();
+            refused(&tarred(&list))
+        };
+        let named = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_owned());
+        for (list, said) in [
+            (vec![], "it ends before meta.json"),
+            (vec![member(state), member(meta), member(sums)], "unexpected file \"state.bin\""),
+            (vec![named("../../etc/passwd", b"x")], "unexpected file \"../../etc/passwd\""),
+            (vec![member(meta), member(state)], "it ends before SHA256SUMS"),
+            (
+                vec![member(meta), member(state), member(sums), named("more", b"")],
+                "unexpected file \"more\"",
+            ),
+            (vec![named("meta.json", b"{"), member(state), member(sums)], "not understood"),
+            (vec![named("meta.json", &[b' '; 2 << 20])], "more than 1048576 bytes"),
+            (
+                vec![member(meta), named("state.bin", &vec![0; state.1.len()]), member(sums)],
+                "mark of a snapshot",
+            ),
+            (vec![member(meta), named("state.bin", b"short"), member(sums)], "has 5 bytes, not"),
+            (
+                vec![member(meta), member(state), named("SHA256SUMS", b"")],
+                "hash check failed for \"meta.json\"",
+            ),
+        ] {
+            let text = with(list);
+            assert!(text.contains(said), "{text}, not {said}");
+            assert!(text.starts_with("failed to read snapshot file: "), "{text}");
+        }
+        // A description that says another version, with checksums that fit it.
+        let text = String::from_utf8_lossy(&meta.1).replace("\"Version\":1", "\"Version\":9");
+        assert!(with(vec![named("meta.json", text.as_bytes())]).contains("version 9, not 1"));
+    }
+
+    /// A little archive must not unfold to gigabytes before it is refused.
+    #[test]
+    fn nonsense_that_unfolds_is_refused_early() {
+        struct Zeros(u64);
+        impl io::Read for Zeros {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                let count = self.0.min(out.len() as u64);
+                self.0 -= count;
+                out[..count as usize].fill(0);
+                Ok(count as usize)
+            }
+        }
+        let mut description = members(&archive(&filled(3)))[0].1.clone();
+        let huge = 64_u64 << 20;
+        let text = String::from_utf8_lossy(&description).into_owned();
+        let size = text.rsplit_once("\"Size\":").expect("last").0;
+        description = format!("{size}\"Size\":{huge}}}").into_bytes();
+        let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let mut tar = tar::Builder::new(gzip);
+        let mut header = tar::Header::new_ustar();
+        header.set_path("meta.json").expect("short");
+        header.set_size(description.len() as u64);
+        header.set_cksum();
+        tar.append(&header, &description[..]).expect("in memory");
+        let mut header = tar::Header::new_ustar();
+        header.set_path("state.bin").expect("short");
+        header.set_size(huge);
+        header.set_cksum();
+        tar.append(&header, Zeros(huge)).expect("in memory");
+        let bomb = tar.into_inner().expect("in memory").finish().expect("in memory");
+        assert!(bomb.len() < 1 << 20);
+
+        /// Counts what is asked of the archive.
+        struct Counted<'a>(&'a [u8], &'a std::cell::Cell<usize>);
+        impl io::Read for Counted<'_> {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                let count = io::Read::read(&mut self.0, out)?;
+                self.1.set(self.1.get() + count);
+                Ok(count)
+            }
+        }
+        let read = std::cell::Cell::new(0);
+        let text = archive::inspect(Counted(&bomb, &read)).expect_err("refused").to_string();
+        assert!(text.contains("mark of a snapshot"), "{text}");
+        assert!(read.get() <= 64 << 10, "{} of {} bytes were read", read.get(), bomb.len());
+        io::sink().write_all(&bomb).expect("nothing fails there");
+    }
+}

@@ -1,18 +1,34 @@
 //! Elections, crashes, snapshots, membership, transfer, retries.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use model::command::{Outcome, RetryV1};
+use model::command::{AutopilotCommandV1, Command, Outcome, RetryV1};
+use model::row::AutopilotV1;
 use model::rpc::RpcError;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::hub::{Hub, Server, address, cluster, leader, node_id, until};
-use crate::consensus::Consensus as _;
+use crate::consensus::{Consensus as _, Proposal};
 use crate::raft::types::{RaftId, RaftNode};
 
-async fn everywhere(servers: &[Server], key: &str, value: &str) {
+/// Adds a server that runs, and makes it a voter as soon as it has caught up.
+pub(super) async fn join(leader: &Server, number: u8, at: SocketAddr) {
+    let name = format!("node{number}").into();
+    leader.raft.add_server(node_id(number), name, at).await.expect("a learner");
+    for _ in 0..1_000 {
+        match leader.raft.promote(node_id(number)).await {
+            Ok(()) => return,
+            Err(RpcError::Rejected(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("server {number} never caught up");
+}
+
+pub(super) async fn everywhere(servers: &[Server], key: &str, value: &str) {
     until(&format!("{key} everywhere"), || {
         servers.iter().all(|server| server.get(key).as_deref() == Some(value)).then_some(())
     })
@@ -20,7 +36,7 @@ async fn everywhere(servers: &[Server], key: &str, value: &str) {
 }
 
 /// Writes on whoever leads, again and again until it is acknowledged.
-async fn set_anyhow(servers: &[Server], key: &str, value: &str) {
+pub(super) async fn set_anyhow(servers: &[Server], key: &str, value: &str) {
     for _ in 0..100 {
         let at = leader(servers).await;
         if servers[at].set(key, value).await.is_ok() {
@@ -165,11 +181,7 @@ async fn a_server_that_lags_behind_the_log_gets_a_snapshot_and_becomes_a_voter()
     until("a purge", || first.0.log.bounds().last_purged_log_id).await;
 
     servers.push(Server::start(&hub, 2).await);
-    servers[0]
-        .raft
-        .add_server(node_id(2), "node2".into(), address(2))
-        .await
-        .expect("it catches up and votes");
+    join(&servers[0], 2, address(2)).await;
     servers[0].set("last", "v").await.expect("written");
     everywhere(&servers, "last", "v").await;
     assert_eq!(servers[0].raft.state().hash(), servers[1].raft.state().hash());
@@ -226,15 +238,25 @@ async fn a_learner_that_does_not_catch_up_holds_up_nobody() {
     let begun = tokio::time::Instant::now();
     let others = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        raft.add_server(node_id(2), "node2".into(), address(2)).await.expect("added");
+        join(&servers[0], 2, address(2)).await;
         raft.remove_server(node_id(2)).await.expect("removed");
         begun.elapsed()
     };
-    let absent = raft.add_server(node_id(9), "node9".into(), address(9));
-    let (absent, took) = tokio::join!(absent, others);
+    let third = Server::start(&hub, 3).await;
+    let lagging = async {
+        raft.add_server(node_id(3), "node3".into(), address(3)).await.expect("a learner");
+        hub.cut(third.address);
+        for number in 0..1_100 {
+            servers[0].set(&format!("k{number}"), "v").await.expect("written");
+        }
+        raft.promote(node_id(3)).await
+    };
+    let (lagging, took) = tokio::join!(lagging, others);
     assert!(took < Duration::from_secs(3), "{took:?}");
-    assert!(matches!(absent, Err(RpcError::Rejected(_))), "{absent:?}");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(matches!(lagging, Err(RpcError::Rejected(_))), "{lagging:?}");
+    // One that cannot be asked who it is does not even become a learner.
+    let absent = raft.add_server(node_id(9), "node9".into(), address(9)).await;
+    assert!(absent.is_err() && !raft.configuration().1.iter().any(|s| s.id == node_id(9)));
     drop(second);
 }
 
@@ -263,7 +285,7 @@ async fn a_change_of_voters_that_stopped_half_way_is_finished() {
     assert_eq!(sets(), 2, "both must agree to everything");
     let votes = || servers[0].raft.configuration().1.iter().filter(|s| s.voter).count();
     assert_eq!(votes(), 1);
-    servers[0].raft.add_server(node_id(2), "node2".into(), address(2)).await.expect("a voter");
+    servers[0].raft.promote(node_id(2)).await.expect("a voter");
     assert_eq!((sets(), votes()), (1, 2));
 }
 
@@ -274,9 +296,7 @@ async fn servers_are_added_moved_and_removed() {
     leader(&servers).await;
     for number in 2..=3 {
         servers.push(Server::start(&hub, number).await);
-        let name = format!("node{number}").into();
-        let added = servers[0].raft.add_server(node_id(number), name, address(number)).await;
-        added.expect("added");
+        join(&servers[0], number, address(number)).await;
     }
     let voters = |servers: &[Server]| {
         let (_, configuration) = servers[0].raft.configuration();
@@ -376,4 +396,118 @@ async fn a_restarted_server_gives_no_vote_for_one_election_timeout() {
     assert!(since <= Duration::from_millis(350) && since > Duration::from_millis(300), "{since:?}");
     let fresh = Server::start(&hub, 9).await;
     assert!(fresh.raft.0.inbound.mute_until.is_none(), "it has promised nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_leads_to_another_server_is_refused() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    let fourth = Server::start(&hub, 4).await;
+    let raft = &servers[at].raft;
+    let refused = raft.add_server(node_id(5), "node5".into(), address(4)).await;
+    let text = refused.expect_err("it is another").to_string();
+    assert!(text.contains(&node_id(4).to_string()), "{text}");
+    // Nor is a voter moved to an address where another server is.
+    let moved = servers[(at + 1) % 3].id;
+    assert!(raft.add_server(moved, "moved".into(), address(4)).await.is_err());
+    assert!(raft.configuration().1.iter().all(|server| *server.address != *"127.0.0.4:8300"));
+    drop(fourth);
+    servers.clear();
+}
+
+fn autopilot(min_quorum: u64) -> Proposal {
+    let row = AutopilotV1 { min_quorum, ..AutopilotV1::default() };
+    Proposal {
+        namespace: "default".into(),
+        retry: None,
+        actor: "".into(),
+        reason: "".into(),
+        command: Command::AutopilotV1(AutopilotCommandV1::Set(row)),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_is_proposed_only_once_every_voter_knows_it() {
+    let hub = Hub::default();
+    let mut servers = Vec::new();
+    for number in 1..=3 {
+        servers.push(Server::start(&hub, number).await);
+    }
+    hub.announce(address(3), 1);
+    let voters = (1..=3).map(|n| (node_id(n), format!("node{n}").into(), address(n))).collect();
+    servers[0].raft.initialize(voters).await.expect("initialised");
+    let at = leader(&servers).await;
+    until("all were asked", || (servers[at].raft.census().borrow().round > 0).then_some(())).await;
+    let refused = servers[at].raft.propose(autopilot(1)).await.expect_err("one is too old");
+    let text = refused.to_string();
+    assert!(text.contains("node3") && text.contains("state version 2"), "{text}");
+    // What is as old as the server goes on.
+    servers[at].set("k", "v").await.expect("written");
+    everywhere(&servers, "k", "v").await;
+
+    hub.announce(address(3), 2);
+    until("it is upgraded", || (servers[at].raft.state().version() == 2).then_some(())).await;
+    servers[at].raft.propose(autopilot(1)).await.expect("all know it");
+
+    // The version outlives the leader that found it, and one voter that is down does not matter.
+    let old = servers.remove(at).crash().await;
+    let next = leader(&servers).await;
+    servers[next].raft.propose(autopilot(2)).await.expect("all knew it once");
+    // A server from before is not let in any more.
+    let fourth = Server::start(&hub, 4).await;
+    hub.announce(address(4), 1);
+    let refused = servers[next].raft.add_server(node_id(4), "node4".into(), address(4)).await;
+    assert!(refused.expect_err("too old").to_string().contains("upgrade"));
+    hub.announce(address(4), 2);
+    servers[next].raft.add_server(node_id(4), "node4".into(), address(4)).await.expect("let in");
+    drop((old, fourth));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_census_says_how_far_each_server_is() {
+    let hub = Hub::default();
+    let servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    servers[at].set("k", "v").await.expect("written");
+    everywhere(&servers, "k", "v").await;
+    let census = servers[at].raft.census();
+    let current = |server: &Server| {
+        let seen = census.borrow().clone();
+        let report = seen.reports.get(&server.id)?.clone();
+        let last = server.raft.0.log.bounds().last_log_id?;
+        let same =
+            (report.stats.last_term, report.stats.last_index) == (last.leader_id.term, last.index);
+        (report.fresh && same && report.stats.contact_ms? < 100).then_some(())
+    };
+    until("all are known", || servers.iter().all(|s| current(s).is_some()).then_some(())).await;
+    let silent = &servers[(at + 1) % 3];
+    hub.cut(silent.address);
+    until("silence is seen", || {
+        let seen = census.borrow().clone();
+        seen.reports.get(&silent.id).is_some_and(|report| !report.fresh).then_some(())
+    })
+    .await;
+    assert_eq!(servers[(at + 2) % 3].raft.census().borrow().round, 0, "only the leader asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lost_its_log_is_sent_it_again_and_harms_nobody() {
+    let hub = Hub::default();
+    let mut servers = cluster(&hub, 3).await;
+    let at = leader(&servers).await;
+    for number in 0..30 {
+        servers[at].set(&format!("k{number}"), "v").await.expect("written");
+    }
+    everywhere(&servers, "k29", "v").await;
+    let lost = servers.remove((at + 1) % 3);
+    let (number, at) = (lost.id.0[0], lost.address);
+    drop(lost.crash().await);
+    let empty = tempfile::tempdir().expect("temporary directory");
+    servers.push(Server::start_at(&hub, number, at, empty).await);
+    everywhere(&servers, "k0", "v").await;
+    set_anyhow(&servers, "after", "v").await;
+    everywhere(&servers, "after", "v").await;
+    let hash = servers[0].raft.state().hash();
+    assert!(servers.iter().all(|server| server.raft.state().hash() == hash));
 }

@@ -18,7 +18,7 @@ use rt::{Clock, Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::consensus::{Consensus as _, Proposal};
-use crate::raft::fault::OnFault;
+use crate::raft::fault::{OnFault, StartError};
 use crate::raft::inbound::Inbound;
 use crate::raft::log::{Disk, Stepping};
 use crate::raft::transport::{Transport, method};
@@ -28,22 +28,27 @@ use crate::raft::{Parts, Raft, RaftConfig};
 /// of its own can end it.
 const REAL_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Which server raised what.
+pub(super) type Faults = Arc<Mutex<Vec<(NodeId, String)>>>;
+
 /// Where servers find each other.
 pub(super) struct Hub {
     wires: Arc<Mutex<Wires>>,
+    /// What servers raised, when that is what the test is about; else a fault ends it.
+    faults: Option<Faults>,
     /// Held by the test itself, not by its servers; dropped at its end.
     _watchdog: Option<mpsc::Sender<()>>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { wires: Arc::default(), _watchdog: Some(watchdog()) }
+        Self { wires: Arc::default(), faults: None, _watchdog: Some(watchdog()) }
     }
 }
 
 impl Clone for Hub {
     fn clone(&self) -> Self {
-        Self { wires: Arc::clone(&self.wires), _watchdog: None }
+        Self { wires: Arc::clone(&self.wires), faults: self.faults.clone(), _watchdog: None }
     }
 }
 
@@ -76,6 +81,12 @@ impl Hub {
         self.wires.lock().expect("no test panics while it holds the wires")
     }
 
+    /// A hub for tests that are about faults.
+    pub(super) fn watching() -> (Self, Faults) {
+        let faults = Faults::default();
+        (Self { faults: Some(Arc::clone(&faults)), ..Self::default() }, faults)
+    }
+
     /// Cuts a server off from all others; what is under way to it breaks.
     pub(super) fn cut(&self, server: SocketAddr) {
         let mut wires = self.wires();
@@ -88,6 +99,23 @@ impl Hub {
     /// Lets it back in.
     pub(super) fn heal(&self, server: SocketAddr) {
         self.wires().cut.remove(&server);
+    }
+
+    /// Makes a server say that it knows this state version.
+    pub(super) fn announce(&self, server: SocketAddr, version: u32) {
+        let mut wires = self.wires();
+        let (inbound, _) = wires.servers.get_mut(&server).expect("it runs");
+        inbound.state_version = version;
+    }
+
+    fn on_fault(&self, id: NodeId) -> OnFault {
+        let faults = self.faults.clone();
+        OnFault::told(move |what, place, _| match &faults {
+            Some(faults) => {
+                faults.lock().expect("not poisoned").push((id, format!("{place}: {what}")));
+            }
+            None => panic!("{place}: {what}"),
+        })
     }
 
     fn way(
@@ -179,6 +207,19 @@ pub(super) fn address(number: u8) -> SocketAddr {
     ([127, 0, 0, number], 8300).into()
 }
 
+/// Settings of a server.
+pub(super) fn config(number: u8, address: SocketAddr, data_dir: &std::path::Path) -> RaftConfig {
+    RaftConfig {
+        node_id: node_id(number),
+        node_name: format!("node{number}").into(),
+        advertise: address,
+        data_dir: Some(data_dir.to_owned()),
+        multiplier: 1,
+        snapshot_threshold: 50_000,
+        disk_reserve: 0,
+    }
+}
+
 impl Server {
     /// Starts a server on a fresh directory.
     pub(super) async fn start(hub: &Hub, number: u8) -> Self {
@@ -193,26 +234,29 @@ impl Server {
         address: SocketAddr,
         directory: tempfile::TempDir,
     ) -> Self {
-        let config = RaftConfig {
-            node_id: node_id(number),
-            node_name: format!("node{number}").into(),
-            advertise: address,
-            data_dir: Some(directory.path().to_owned()),
-            multiplier: 1,
-            snapshot_threshold: 50_000,
-        };
+        let started = Self::try_start_at(hub, number, address, directory).await;
+        started.unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// The same where it may be refused.
+    pub(super) async fn try_start_at(
+        hub: &Hub,
+        number: u8,
+        address: SocketAddr,
+        directory: tempfile::TempDir,
+    ) -> Result<Self, StartError> {
+        let config = config(number, address, directory.path());
         let parts = Parts {
             transport: Arc::new(Wire { hub: hub.clone(), from: address }),
             disk: Disk::Directory(directory.path().to_owned()),
             stepping: Stepping::Inline,
-            on_fault: OnFault::told(|what, place, _| panic!("{place}: {what}")),
+            on_fault: hub.on_fault(node_id(number)),
         };
-        let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new())
-            .await
-            .expect("the server starts");
+        let raft = Raft::assemble(config, parts, Clock::system(), &Tasks::new()).await?;
         let inbound = raft.0.inbound.clone();
         hub.wires().servers.insert(address, (inbound, CancellationToken::new()));
-        Self { id: node_id(number), address, directory: Some(directory), raft, hub: hub.clone() }
+        let (id, directory, hub) = (node_id(number), Some(directory), hub.clone());
+        Ok(Self { id, address, directory, raft, hub })
     }
 
     /// Stops it as a crash would; its directory is as it was at that moment.
@@ -254,7 +298,7 @@ impl Server {
     }
 }
 
-fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+pub(super) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
     for item in std::fs::read_dir(from).expect("directory") {
         let item = item.expect("item");
         let target = to.join(item.file_name());

@@ -11,7 +11,7 @@ use rt::{Clock, Rng, Tasks};
 use tokio::net::TcpListener;
 
 use crate::consensus::{Consensus as _, Proposal};
-use crate::raft::{Raft, RaftConfig};
+use crate::raft::{Raft, RaftConfig, StartError};
 
 async fn start(
     number: u8,
@@ -36,8 +36,22 @@ async fn start(
         data_dir: data_dir.map(|directory| directory.path().to_owned()),
         multiplier: 2,
         snapshot_threshold: 50_000,
+        disk_reserve: 0,
     };
-    let raft = Raft::start(config, pool, clock, rng, tasks).await.expect("starts");
+    let starting = async {
+        loop {
+            let (pool, clock, rng) = (pool.clone(), clock.clone(), rng.clone());
+            match Raft::start(config.clone(), pool, clock, rng, tasks).await {
+                // The writer of one that was just closed lets go of the file a moment later.
+                Err(StartError::InUse { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                started => return started.expect("starts"),
+            }
+        }
+    };
+    let started = tokio::time::timeout(Duration::from_secs(60), starting).await;
+    let raft = started.expect("the file is free in time");
     let handler = raft.handler();
     let serving = tasks.clone();
     tasks.spawn("listener", async move {
@@ -105,6 +119,68 @@ async fn three_servers_agree_over_sockets() {
     assert!(servers.iter().all(|server| server.state().hash() == hash));
     for server in &servers {
         server.shutdown().await;
+    }
+    tasks.stop_and_wait(Duration::from_secs(10)).await;
+}
+
+/// Binds an address that was in use a moment ago.
+async fn bind_again(at: SocketAddr) -> TcpListener {
+    let bound = async {
+        loop {
+            match TcpListener::bind(at).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), bound).await.expect("free again")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_server_at_the_address_of_another_does_not_count_for_it() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (tasks, lost) = (Tasks::new(), Tasks::new());
+    let mut voters = Vec::new();
+    let mut listeners = Vec::new();
+    for number in 1..=2_u8 {
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let listener = TcpListener::bind(any).await.expect("a free port");
+        let at = listener.local_addr().expect("bound");
+        voters.push((NodeId([number; 16]), format!("node{number}").into(), at));
+        listeners.push(listener);
+    }
+    let (first_at, second_at) = (voters[0].2, voters[1].2);
+    let second = listeners.pop().expect("two");
+    let first = start(1, listeners.pop().expect("two"), Some(&directory), &lost).await;
+    let second = start(2, second, None, &lost).await;
+    first.initialize(voters).await.expect("initialised");
+    let written = async {
+        while first.propose(tick()).await.is_err() && second.propose(tick()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.expect("they agree in time");
+    // Both end. The second is gone with all it had, and another server is where it was.
+    first.shutdown().await;
+    second.shutdown().await;
+    drop((first, second));
+    lost.stop_and_wait(Duration::from_secs(10)).await;
+    let third = start(3, bind_again(second_at).await, None, &tasks).await;
+    let first = start(1, bind_again(first_at).await, Some(&directory), &tasks).await;
+    let reached = async {
+        while first.0.transport.who(second_at, net::Channel::RaftControl) != Some(NodeId([3; 16])) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the first asks it");
+    // Without the second there is no majority, though the third would give its vote.
+    let wait = tokio::time::Instant::now() + Duration::from_secs(5);
+    while tokio::time::Instant::now() < wait {
+        assert!(!first.leadership().borrow().is_leader);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for raft in [first, third] {
+        raft.shutdown().await;
     }
     tasks.stop_and_wait(Duration::from_secs(10)).await;
 }

@@ -4,6 +4,7 @@
 //! changes no table and no index: every command checks all it needs before its first write.
 
 mod catalog;
+mod cluster;
 mod kv;
 mod register;
 mod session;
@@ -11,7 +12,7 @@ mod txn;
 
 use std::sync::Arc;
 
-use model::command::{Command, EnvelopeV1, Outcome};
+use model::command::{Command, EnvelopeV1, Outcome, Rejection};
 use model::{LogIndex, Name};
 
 use crate::change::{Change, Changes, Key, Raised, Row, Table};
@@ -39,6 +40,7 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     // Cluster time never goes back, whatever a leader stamps.
     state.cluster_time_ms = state.cluster_time_ms.max(envelope.cluster_time_ms);
     state.retries.expire(state.cluster_time_ms);
+    let expired = state.expire_stage();
 
     let verdict = match &envelope.retry {
         None => Verdict::Apply,
@@ -59,8 +61,18 @@ fn apply_one(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outc
     hash.number(index.0);
     hash.number(state.cluster_time_ms);
     hash.outcome(&outcome);
+    if let Some(id) = expired {
+        hash.bytes(&id.0);
+    }
     for change in &changes {
         hash.change(&change.namespace, change);
+    }
+    match &envelope.command {
+        Command::StateVersionV1(_) | Command::AutopilotV1(_) => cluster::hash(state, &mut hash),
+        Command::RestoreChunkV1(chunk) => hash.bytes(&chunk.bytes),
+        Command::RestoreCommitV1(commit) => hash.bytes(&commit.sha256),
+        Command::RestoreAbortV1(id) => hash.bytes(&id.0),
+        _ => {}
     }
     state.hash = hash.value();
     (outcome, changes)
@@ -77,6 +89,15 @@ fn run(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outcome, C
                     Arc::make_mut(space).tombstones.reap(*up_to);
                 }
             }
+            return (Outcome::Done, Vec::new());
+        }
+        Command::StateVersionV1(version) => return cluster::raise(state, *version),
+        Command::AutopilotV1(command) => return cluster::autopilot(state, index, command),
+        Command::RestoreChunkV1(chunk) => return silent(state.stage_piece(chunk)),
+        // Its changes are everything: who waits is woken by the new epoch.
+        Command::RestoreCommitV1(commit) => return silent(state.restore(commit, index)),
+        Command::RestoreAbortV1(id) => {
+            state.abort_restore(*id);
             return (Outcome::Done, Vec::new());
         }
         _ => {}
@@ -106,6 +127,10 @@ fn run(state: &mut State, index: LogIndex, envelope: &EnvelopeV1) -> (Outcome, C
     done
 }
 
+fn silent(done: Result<(), Rejection>) -> (Outcome, Changes) {
+    (done.map_or_else(Outcome::Rejected, |()| Outcome::Done), Vec::new())
+}
+
 /// One entry at work on one namespace.
 struct Work<'a> {
     space: &'a mut Space,
@@ -129,7 +154,13 @@ impl Work<'_> {
                 Ok(Outcome::Done)
             }
             Command::TxnV1(ops) => Ok(self.transaction(ops)),
-            Command::TombstoneReapV1(_) | Command::TickV1 => Ok(Outcome::Done),
+            Command::TombstoneReapV1(_)
+            | Command::TickV1
+            | Command::StateVersionV1(_)
+            | Command::AutopilotV1(_)
+            | Command::RestoreChunkV1(_)
+            | Command::RestoreCommitV1(_)
+            | Command::RestoreAbortV1(_) => Ok(Outcome::Done),
         };
         (outcome.unwrap_or_else(Outcome::Rejected), self.changes)
     }

@@ -78,6 +78,11 @@ fn watched(op: &Op) -> Vec<Watched> {
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
         | Op::Batch(_)
+        | Op::AutopilotConfiguration
+        | Op::AutopilotState
+        | Op::AutopilotConfigure { .. }
+        | Op::SnapshotSave
+        | Op::SnapshotRestore
         // Reads of transactions do not block.
         | Op::Txn(_) => Vec::new(),
     }

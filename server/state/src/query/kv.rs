@@ -14,7 +14,10 @@ const TABLES: [Table; 2] = [Table::Kv, Table::Tombstones];
 
 pub(super) fn get(space: &Space, key: &Bytes) -> Answered {
     match space.kv.get(key) {
-        Some(row) => Answered::new(row.modify_index, Body::KvEntry(Some(Arc::clone(row)))),
+        Some(row) => {
+            let index = row.modify_index.max(space.indexes.floor);
+            Answered::new(index, Body::KvEntry(Some(Arc::clone(row))))
+        }
         None => Answered {
             missing: true,
             ..Answered::new(space.indexes.max(&TABLES), Body::KvEntry(None))
@@ -64,6 +67,6 @@ fn index(space: &Space, prefix: &[u8], newest: Option<LogIndex>) -> LogIndex {
         // The keys may have gone with a shorter prefix, later than the tombstones below this one.
         // Consul overlooks this, and its watchers sleep on.
         (None, buried) => buried.max(space.tombstones.max_above(prefix)),
-        (Some(newest), buried) => newest.max(buried),
+        (Some(newest), buried) => newest.max(buried).max(space.indexes.floor),
     }
 }

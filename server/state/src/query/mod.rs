@@ -64,6 +64,11 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         Op::Txn(ops) if !op.is_write() => {
             Answered::new(state.applied, Body::Txn(crate::txn::read(space, ops)))
         }
+        Op::AutopilotConfiguration => {
+            let row = state.autopilot();
+            let index = row.as_ref().map_or(LogIndex::ZERO, |row| row.modify_index);
+            Answered::new(index, Body::Autopilot(row))
+        }
         Op::StatusLeader
         | Op::StatusPeers
         | Op::Datacenters
@@ -77,6 +82,10 @@ pub fn query(state: &State, namespace: &str, op: &Op) -> Option<Answered> {
         | Op::TransferLeader { .. }
         | Op::RemovePeer { .. }
         | Op::Batch(_)
+        | Op::AutopilotState
+        | Op::AutopilotConfigure { .. }
+        | Op::SnapshotSave
+        | Op::SnapshotRestore
         | Op::Txn(_) => return None,
     })
 }

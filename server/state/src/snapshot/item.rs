@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::command::Outcome;
-use model::row::{CheckV1, KvV1, NodeV1, ServiceV1, SessionV1, TombstoneV1};
+use model::command::{Outcome, RestoreId};
+use model::row::{AutopilotV1, CheckV1, KvV1, NodeV1, ServiceV1, SessionV1, TombstoneV1};
 use model::{LogIndex, Name, NodeId};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -53,7 +53,7 @@ fn items<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ItemV1>, D::Error> {
     from.deserialize_seq(Items)
 }
 
-/// One item. The order of the variants is the order in the snapshot.
+/// One item. [`ItemV1::rank`] is the order in the snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ItemV1 {
     Head(HeadV1),
@@ -71,6 +71,17 @@ pub(crate) enum ItemV1 {
     Tombstone(TombstoneV1),
     LockDelay(LockDelayV1),
     End { items: u64 },
+    StateVersion(u32),
+    Autopilot(Arc<AutopilotV1>),
+    Stage(StageV1),
+    Piece(Bytes),
+    Floor(LogIndex),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StageV1 {
+    pub(crate) id: RestoreId,
+    pub(crate) last_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,6 +133,39 @@ impl ItemV1 {
             ItemV1::Tombstone(_) => 12,
             ItemV1::LockDelay(_) => 13,
             ItemV1::End { .. } => 14,
+            // Behind the origins, before the namespaces.
+            ItemV1::StateVersion(_) => 15,
+            ItemV1::Autopilot(_) => 16,
+            ItemV1::Stage(_) => 17,
+            ItemV1::Piece(_) => 18,
+            // Behind the indexes.
+            ItemV1::Floor(_) => 19,
+        }
+    }
+
+    /// What rows of its sort are called, as Consul's tools call them; `None`: it is no row.
+    pub(crate) fn sort(&self) -> Option<&'static str> {
+        match self {
+            ItemV1::Node(_) => Some("Node"),
+            ItemV1::Service(_) => Some("Service"),
+            ItemV1::Check(_) => Some("Check"),
+            ItemV1::Session(_) => Some("Session"),
+            ItemV1::Kv(_) => Some("KVS"),
+            ItemV1::Tombstone(_) => Some("Tombstone"),
+            ItemV1::LockDelay(_) => Some("LockDelay"),
+            ItemV1::Origin(_) => Some("RetryOrigin"),
+            ItemV1::Autopilot(_) => Some("Autopilot"),
+            ItemV1::ServiceIndex(..) | ItemV1::ConnectIndex(..) | ItemV1::NodeIndex(..) => {
+                Some("Index")
+            }
+            ItemV1::Head(_)
+            | ItemV1::Namespace(_)
+            | ItemV1::Indexes(_)
+            | ItemV1::End { .. }
+            | ItemV1::StateVersion(_)
+            | ItemV1::Stage(_)
+            | ItemV1::Piece(_)
+            | ItemV1::Floor(_) => None,
         }
     }
 
@@ -149,6 +193,10 @@ impl ItemV1 {
             ItemV1::Session(row) => ROW + 128 + 64 * row.check_ids().count(),
             ItemV1::Origin(row) => {
                 ROW + row.outcomes.iter().map(|(_, outcome)| weight(outcome)).sum::<usize>()
+            }
+            ItemV1::Piece(bytes) => ROW + bytes.len(),
+            ItemV1::Autopilot(row) => {
+                ROW + 64 + row.redundancy_zone_tag.len() + row.upgrade_version_tag.len()
             }
             _ => ROW,
         }

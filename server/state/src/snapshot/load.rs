@@ -1,15 +1,17 @@
 //! Blocks to state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::Name;
 use model::wire::{self, Kind, WireError};
+use model::{LogIndex, Name};
 
-use super::item::{BLOCK_BYTES_MAX, BlockV1, IndexesV1, ItemV1, OriginV1};
+use super::item::{BLOCK_BYTES_MAX, BlockV1, IndexesV1, ItemV1, OriginV1, StageV1};
 use crate::change::Table;
 use crate::fold::fold;
 use crate::indexes::Indexes;
 use crate::retries::{Origin, weight};
+use crate::stage::Stage;
 use crate::state::{Space, State};
 
 /// Why blocks are not a snapshot.
@@ -75,6 +77,10 @@ pub struct Loader {
     number: u64,
     count: u64,
     ended: bool,
+    /// What has a higher index gets this one.
+    cap: Option<LogIndex>,
+    /// Number and bytes of the items of each sort.
+    census: BTreeMap<&'static str, (u64, u64)>,
 }
 
 const OUT_OF_ORDER: &str = "items out of order";
@@ -85,6 +91,18 @@ impl Loader {
     /// Nothing loaded yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing loaded yet; what has an index above `cap` will get this one. For states of another
+    /// log.
+    pub(crate) fn capped(cap: LogIndex) -> Self {
+        Self { cap: Some(cap), ..Self::default() }
+    }
+
+    fn cap(&self, create: &mut LogIndex, modify: &mut LogIndex) {
+        if let Some(cap) = self.cap {
+            (*create, *modify) = ((*create).min(cap), (*modify).min(cap));
+        }
     }
 
     /// Decodes and adds the next block. After an error the loader is of no more use.
@@ -105,6 +123,11 @@ impl Loader {
         Ok(())
     }
 
+    /// Number and bytes, roughly, of the rows of each sort so far.
+    pub fn census(&self) -> BTreeMap<&'static str, (u64, u64)> {
+        self.census.clone()
+    }
+
     /// The state, once all blocks were added.
     pub fn finish(mut self) -> Result<State, SnapshotError> {
         if !self.ended {
@@ -119,6 +142,11 @@ impl Loader {
             return Err("items after the end mark");
         }
         self.step(item.rank())?;
+        if let Some(sort) = item.sort() {
+            let (number, bytes) = self.census.entry(sort).or_default();
+            *number += 1;
+            *bytes = bytes.saturating_add(item.weight() as u64);
+        }
         match item {
             ItemV1::End { items } => {
                 if items != self.count {
@@ -143,6 +171,26 @@ impl Loader {
                 self.namespace = Some(name);
             }
             ItemV1::Indexes(indexes) => self.indexes(&indexes)?,
+            ItemV1::StateVersion(version) => self.state.version = version,
+            ItemV1::Autopilot(row) => {
+                if row.modify_index > self.state.applied {
+                    return Err("an index is above the last entry applied");
+                }
+                self.state.autopilot = Some(row);
+            }
+            ItemV1::Stage(StageV1 { id, last_ms }) => {
+                self.state.stage = Some(Stage::new(id, last_ms).into());
+            }
+            ItemV1::Piece(bytes) => {
+                let stage = self.state.stage.as_mut().ok_or(OUT_OF_ORDER)?;
+                Arc::make_mut(stage).push(bytes)?;
+            }
+            ItemV1::Floor(index) => {
+                if index > self.state.applied {
+                    return Err("an index is above the last entry applied");
+                }
+                self.space.indexes.floor = index;
+            }
             row => self.row(row)?,
         }
         self.count += 1;
@@ -156,8 +204,13 @@ impl Loader {
             (Some(last), 1) => last <= 1,
             (Some(last), 2) => last != 2,
             (Some(last), 3) => last == 2,
-            (Some(last), 4..=13) => last >= 3 && last <= rank,
+            (Some(last), 4..=13) => (last >= 3 && last <= rank) || last == 19,
             (Some(last), 14) => last != 2,
+            (Some(last), 15) => last <= 1,
+            (Some(last), 16) => last <= 1 || last == 15,
+            (Some(last), 17) => last <= 1 || last == 15 || last == 16,
+            (Some(last), 18) => last == 17 || last == 18,
+            (Some(last), 19) => last == 3,
             (Some(_), _) => false,
         };
         self.rank = Some(rank);
@@ -201,6 +254,7 @@ impl Loader {
 
     fn row(&mut self, item: ItemV1) -> Result<(), &'static str> {
         let names = Arc::clone(&self.state.names);
+        let item = self.capped_row(item);
         let space = &mut self.space;
         // Just decoded, so these are the only owners and `make_mut` copies nothing.
         match item {
@@ -255,8 +309,46 @@ impl Loader {
             | ItemV1::Origin(_)
             | ItemV1::Namespace(_)
             | ItemV1::Indexes(_)
+            | ItemV1::StateVersion(_)
+            | ItemV1::Autopilot(_)
+            | ItemV1::Stage(_)
+            | ItemV1::Piece(_)
+            | ItemV1::Floor(_)
             | ItemV1::End { .. } => Err(OUT_OF_ORDER),
         }
+    }
+}
+
+impl Loader {
+    /// Just decoded, so this is the only owner and `make_mut` copies nothing.
+    fn capped_row(&self, mut item: ItemV1) -> ItemV1 {
+        if self.cap.is_none() {
+            return item;
+        }
+        match &mut item {
+            ItemV1::Node(row) => {
+                let row = Arc::make_mut(row);
+                self.cap(&mut row.create_index, &mut row.modify_index);
+            }
+            ItemV1::Service(row) => {
+                let row = Arc::make_mut(row);
+                self.cap(&mut row.create_index, &mut row.modify_index);
+            }
+            ItemV1::Check(row) => {
+                let row = Arc::make_mut(row);
+                self.cap(&mut row.create_index, &mut row.modify_index);
+            }
+            ItemV1::Session(row) => {
+                let row = Arc::make_mut(row);
+                self.cap(&mut row.create_index, &mut row.modify_index);
+            }
+            ItemV1::Kv(row) => {
+                let row = Arc::make_mut(row);
+                self.cap(&mut row.create_index, &mut row.modify_index);
+            }
+            _ => {}
+        }
+        item
     }
 }
 

@@ -7,6 +7,6 @@ mod dump;
 mod item;
 mod load;
 
-pub use dump::dump;
+pub use dump::{dump, keys};
 pub use item::{BLOCK_BYTES_MAX, BLOCK_BYTES_TARGET};
 pub use load::{Block, Loader, SnapshotError};

@@ -2,12 +2,14 @@
 //! random commands.
 
 mod catalog;
+mod cluster;
 mod fixture;
 mod indexes;
 mod kv;
 mod naive;
 mod properties;
 mod random;
+mod restore;
 mod sessions;
 mod snapshots;
 mod txn;

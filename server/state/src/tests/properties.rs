@@ -6,10 +6,11 @@ use std::sync::Arc;
 use model::LogIndex;
 use model::command::{Command, EnvelopeV1, Outcome, Rejection};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 
 use super::fixture::envelope;
 use super::random::{Step, steps};
-use crate::snapshot::dump;
+use crate::snapshot::{Loader, dump};
 use crate::state::Space;
 use crate::{State, apply};
 
@@ -72,6 +73,30 @@ proptest! {
     }
 
     #[test]
+    fn a_replica_that_was_restored_from_snapshots_on_its_way_is_equal_at_every_entry(
+        steps in steps(1..60),
+        restores in prop::collection::vec(any::<bool>(), 1..12),
+    ) {
+        let entries = entries(steps);
+        let (mut one, mut other) = (State::default(), State::default());
+        for (entry, restore) in entries.iter().zip(restores.iter().cycle()) {
+            let (first, second) =
+                (apply(&mut one, std::slice::from_ref(entry)), apply(&mut other, std::slice::from_ref(entry)));
+            prop_assert_eq!(first, second, "at {}", entry.0);
+            prop_assert_eq!(one.hash(), other.hash(), "at {}", entry.0);
+            let blocks: Vec<_> = dump(&one).collect();
+            prop_assert_eq!(&blocks, &dump(&other).collect::<Vec<_>>(), "at {}", entry.0);
+            if *restore {
+                let mut loader = Loader::new();
+                for block in &blocks {
+                    loader.push(block).expect("a good block");
+                }
+                other = loader.finish().expect("a good snapshot");
+            }
+        }
+    }
+
+    #[test]
     fn invariants_hold_and_only_changes_change(steps in steps(1..60)) {
         let mut state = State::default();
         for (index, envelope) in entries(steps) {
@@ -130,4 +155,25 @@ fn an_index_that_does_not_rise_is_a_defect_of_the_driver() {
     let entries = entries(vec![(Command::TickV1, None, 0)]);
     apply(&mut state, &entries);
     apply(&mut state, &entries);
+}
+
+#[test]
+fn random_commands_are_of_every_kind() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut kinds, mut keys) = (Vec::new(), Vec::new());
+    for _ in 0..2_000 {
+        let command = super::random::command().new_tree(&mut runner).expect("one").current();
+        let kind = std::mem::discriminant(&command);
+        if let Command::KvV1(kv) = &command {
+            let kind = std::mem::discriminant(kv);
+            if !keys.contains(&kind) {
+                keys.push(kind);
+            }
+        }
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    // As many as `model::command` has, but for those that a restore is made of.
+    assert_eq!((kinds.len(), keys.len()), (7, 7));
 }

@@ -1,7 +1,9 @@
 //! Random commands over a world small enough for them to meet.
 
-use model::command::{Command, DeregisterV1, KvCommandV1, KvPutV1, RegisterV1, RetryV1};
-use model::row::{CheckV1, NodeV1, ServiceV1, SessionBehavior, SessionV1, Status};
+use model::command::{
+    AutopilotCommandV1, Command, DeregisterV1, KvCommandV1, KvPutV1, RegisterV1, RetryV1,
+};
+use model::row::{AutopilotV1, CheckV1, NodeV1, ServiceV1, SessionBehavior, SessionV1, Status};
 use model::rpc::{CheckStateFilter, Op};
 use model::txn::{CatalogVerbV1, KvTxnV1, KvVerbV1, TxnOpV1};
 use model::{LogIndex, Name, NodeId};
@@ -43,6 +45,19 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         1 => (0_u64..60).prop_map(|up_to| Command::TombstoneReapV1(LogIndex(up_to))),
         1 => Just(Command::TickV1),
         3 => transaction().prop_map(Command::TxnV1),
+        1 => (1_u32..4).prop_map(Command::StateVersionV1),
+        1 => autopilot().prop_map(Command::AutopilotV1),
+    ]
+}
+
+fn autopilot() -> impl Strategy<Value = AutopilotCommandV1> {
+    let row =
+        (0_u64..3).prop_map(|min_quorum| AutopilotV1 { min_quorum, ..AutopilotV1::default() });
+    prop_oneof![
+        row.clone().prop_map(AutopilotCommandV1::Set),
+        row.clone().prop_map(AutopilotCommandV1::Seed),
+        (row, (0_u64..40).prop_map(LogIndex))
+            .prop_map(|(row, at)| AutopilotCommandV1::Cas(row, at)),
     ]
 }
 

@@ -1,17 +1,17 @@
-//! `operator raft`: the servers' own cluster.
+//! `operator raft`: who belongs to the servers' own cluster.
 
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::client::Agent;
-use super::flags::{Flag, Given, Kind, flag};
-use super::{Command, Done, no_arguments, out};
+use super::super::client::Agent;
+use super::super::flags::{Flag, Given, Kind, flag};
+use super::super::{Command, Done, Failure, no_arguments, out};
 
 static ID: Flag = flag("id", Kind::Value, "Id of the server.");
 static ADDRESS: Flag = flag("address", Kind::Value, "Address of the server, ip:port.");
 
 /// The verbs.
-pub(super) const COMMANDS: [Command; 3] = [
+pub(in crate::cli) const COMMANDS: [Command; 3] = [
     Command {
         name: "operator raft list-peers",
         summary: "Lists the servers of the Raft configuration.",
@@ -60,8 +60,9 @@ struct Server {
 
 fn list_peers(given: &Given) -> Done {
     no_arguments(given)?;
-    let configuration: Configuration =
-        Agent::new(given)?.get("/v1/operator/raft/configuration", &[])?;
+    let configuration: Configuration = Agent::new(given)?
+        .get("/v1/operator/raft/configuration", &[])
+        .map_err(|error| Failure::Verbatim(format!("Error getting peers: {error}")))?;
     let leader_index =
         configuration.servers.iter().find(|server| server.leader).map(|server| server.last_index);
     let header = [
@@ -99,14 +100,25 @@ fn list_peers(given: &Given) -> Done {
     Ok(())
 }
 
+fn unremoved(why: &str) -> Failure {
+    Failure::Verbatim(format!("Error removing peer: {why}"))
+}
+
 fn remove_peer(given: &Given) -> Done {
     no_arguments(given)?;
     let (name, value) = match (given.get("id"), given.get("address")) {
         (Some(id), None) => ("id", id),
         (None, Some(address)) => ("address", address),
-        _ => return Err("name the server by exactly one of -id and -address".into()),
+        (None, None) => {
+            return Err(unremoved("an address or id is required for the peer to remove"));
+        }
+        (Some(_), Some(_)) => {
+            return Err(unremoved("cannot give both an address and id"));
+        }
     };
-    Agent::new(given)?.ok(Method::DELETE, "/v1/operator/raft/peer", &[(name, value)], None)?;
+    Agent::new(given)?
+        .ok(Method::DELETE, "/v1/operator/raft/peer", &[(name, value)], None)
+        .map_err(|error| unremoved(&error))?;
     out::line(format!("Removed peer with {name} \"{value}\""));
     Ok(())
 }
@@ -115,7 +127,9 @@ fn transfer_leader(given: &Given) -> Done {
     no_arguments(given)?;
     let query: Vec<(&str, &str)> = given.get("id").map(|id| ("id", id)).into_iter().collect();
     let agent = Agent::new(given)?;
-    agent.ok(Method::POST, "/v1/operator/raft/transfer-leader", &query, Some(Vec::new()))?;
+    agent
+        .ok(Method::POST, "/v1/operator/raft/transfer-leader", &query, Some(Vec::new()))
+        .map_err(|error| Failure::Verbatim(format!("Error transferring leadership: {error}")))?;
     out::line("Success");
     Ok(())
 }

@@ -1,0 +1,5 @@
+//! Runs of the simulator: many seeds, determinism.
+
+mod determinism;
+mod planted;
+mod seeds;
