@@ -92,9 +92,19 @@ fn every_file_is_reached_by_a_module() {
             let text = read(&file);
             text.contains(&format!("mod {module};")) || text.contains(&format!("{module}/mod.rs"))
         });
-        let shared = path.ends_with("support/mod.rs");
+        let shared = path.ends_with("support/mod.rs") || by_path(&path);
         assert!(declared || shared, "no module declares {}", path.display());
     }
+}
+
+/// Whether a test program takes a file of `tests/support` for itself.
+fn by_path(path: &Path) -> bool {
+    let line =
+        format!("#[path = \"../support/{}\"]", path.file_name().unwrap_or_default().display());
+    let tests = fs::read_dir(root().join("tests")).expect("a folder");
+    tests
+        .map(|entry| entry.expect("an entry").path().join("main.rs"))
+        .any(|main| main.exists() && read(&main).contains(&line))
 }
 
 /// Which of our crates and of the shaping ones each crate may use (docs/ARCHITECTURE.md).

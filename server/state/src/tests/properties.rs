@@ -175,5 +175,5 @@ fn random_commands_are_of_every_kind() {
         }
     }
     // As many as `model::command` has, but for those that a restore is made of.
-    assert_eq!((kinds.len(), keys.len()), (7, 7));
+    assert_eq!((kinds.len(), keys.len()), (10, 7));
 }
