@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::http::{Answer, request};
 use crate::support::process::{Cluster, cli};
-use crate::support::{Muster, eventually, http, thread, within};
+use crate::support::{Muster, Network, eventually, http, thread, within};
 
 /// Time for a restore of a small state on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -265,4 +265,35 @@ fn the_command_line_saves_inspects_and_restores() {
         assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{arguments:?}: {err}");
         assert!(err.contains(said), "{arguments:?}: {err}");
     }
+}
+
+#[test]
+fn a_leader_writes_what_its_schedule_says_and_it_can_be_restored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let network = Network::new();
+    let path = dir.path().join("backups");
+    let file = dir.path().join("schedule.json");
+    let schedule = json!({"interval": "1h", "retain": 3, "path": path});
+    let text = json!({"snapshot_schedule": schedule}).to_string();
+    std::fs::write(&file, text).expect("written");
+    let file = format!("-config-file={}", file.display());
+    let server = Muster::member(dir.path(), &network, 1, "s1", &["-server", "-bootstrap", &file]);
+    server.wait_for_leader();
+    server.put("/v1/kv/a/1", "later");
+    let archive = eventually("the first archive", || {
+        let entries = std::fs::read_dir(&path).map_err(|error| error.to_string())?;
+        let mut names = entries.map(|entry| entry.expect("an entry").path());
+        let name = names.next().ok_or("none yet")?;
+        if name.extension().is_some_and(|end| end == "snap") {
+            Ok(name)
+        } else {
+            Err("part".into())
+        }
+    });
+    let archive = archive.to_str().expect("UTF-8");
+    assert_eq!(cli(&["snapshot", "inspect", archive]).0, 0);
+    let address = format!("-http-addr={}", server.address());
+    let (code, out, err) = cli(&["snapshot", "restore", &address, archive]);
+    assert_eq!((code, out.trim(), err.as_str()), (0, "Restored snapshot", ""));
+    assert_eq!(server.put("/v1/kv/a/2", "after"), "true");
 }

@@ -44,7 +44,7 @@ pub(super) const ARCHIVES_MAX: usize = 4;
 const PIECES_AHEAD: usize = 2;
 /// Time for one piece to be committed.
 const PROPOSE_MAX: Duration = Duration::from_secs(30);
-/// Pause while the leader has too much under way.
+/// Pause while the leader has too much under way, or is not ready yet.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A checked archive in a file without a name: gone with the process.
@@ -187,7 +187,11 @@ impl Node {
                     command: command.clone(),
                 };
                 match self.proposer.propose(proposal).await {
-                    Err(RpcError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
+                    // Neither entered the log. A new leader is not ready for this command until it
+                    // has heard from all servers that they know it.
+                    Err(RpcError::Busy | RpcError::NotReady) => {
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
                     done => return done,
                 }
             }
