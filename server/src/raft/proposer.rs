@@ -10,6 +10,7 @@ use std::time::Duration;
 use model::LogIndex;
 use model::command::{Command, EnvelopeV1, KvCommandV1, Outcome, Rejection};
 use model::rpc::RpcError;
+use model::txn::TxnOpV1;
 use model::wire::{self, Kind};
 use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
@@ -144,6 +145,14 @@ fn bytes_of(command: &Command) -> usize {
             outputs + (register.services.len() + checks.len()) * COMMAND_BYTES
         }
         Command::RestoreChunkV1(chunk) => chunk.bytes.len(),
+        Command::TxnV1(ops) => {
+            let carried = |op: &TxnOpV1| match op {
+                TxnOpV1::Kv(op) => op.key.len() + op.value.len(),
+                TxnOpV1::Check(_, row) => row.output.len(),
+                TxnOpV1::Node(..) | TxnOpV1::Service(..) => 0,
+            };
+            ops.iter().map(|op| COMMAND_BYTES + carried(op)).sum()
+        }
         _ => 0,
     };
     COMMAND_BYTES + carried

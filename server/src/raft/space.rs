@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use model::command::{Command, KvCommandV1, Rejection};
 use model::rpc::RpcError;
+use model::txn::{CatalogVerbV1, KvVerbV1, TxnOpV1};
 use rt::Tasks;
 
 /// Time between two looks: what the fastest writers fill in it must be far below the reserve.
@@ -97,8 +98,16 @@ fn adds(command: &Command, very_low: bool) -> bool {
                 | KvCommandV1::DeleteTree(_)
                 | KvCommandV1::Unlock(..)
         ),
-        Command::SessionCreateV1(_) => true,
+        Command::SessionCreateV1(_) | Command::RestoreChunkV1(_) => true,
         Command::RegisterV1(_) => very_low,
+        Command::TxnV1(ops) => ops.iter().any(|op| match op {
+            TxnOpV1::Kv(op) => {
+                matches!(op.verb, KvVerbV1::Set | KvVerbV1::Cas | KvVerbV1::Lock)
+            }
+            TxnOpV1::Node(verb, _) | TxnOpV1::Service(verb, _) | TxnOpV1::Check(verb, _) => {
+                very_low && matches!(verb, CatalogVerbV1::Set | CatalogVerbV1::Cas)
+            }
+        }),
         _ => false,
     }
 }
@@ -132,6 +141,29 @@ mod tests {
         }
         let Err(RpcError::Rejected(why)) = space.admit(&set()) else { panic!("refused") };
         assert!(why.to_string().starts_with("disk space exhausted: 0 bytes"), "{why}");
+    }
+
+    #[test]
+    fn a_transaction_and_a_restore_add_as_what_they_are_made_of() {
+        let space = Space(Arc::new(Facts { reserve: 800, ..Facts::default() }));
+        space.note(799, Path::new("/data"));
+        let txn = |verb| {
+            let op = model::txn::KvTxnV1 {
+                verb,
+                key: "k".into(),
+                value: "v".into(),
+                flags: 0,
+                index: model::LogIndex::ZERO,
+                session: "".into(),
+            };
+            Command::TxnV1(vec![TxnOpV1::Kv(op)])
+        };
+        assert!(space.admit(&txn(KvVerbV1::Set)).is_err());
+        assert_eq!(space.admit(&txn(KvVerbV1::Delete)), Ok(()));
+        let (id, bytes) = (model::NodeId([1; 16]), "x".into());
+        let chunk = model::command::RestoreChunkV1 { id, offset: 0, bytes };
+        assert!(space.admit(&Command::RestoreChunkV1(chunk)).is_err());
+        assert_eq!(space.admit(&Command::RestoreAbortV1(id)), Ok(()));
     }
 
     #[test]
