@@ -39,7 +39,7 @@ pub(super) async fn sweep(shelf: Shelf, stepping: Stepping) {
 /// What comes next on the stream.
 enum Step {
     Open { inbound: Inbound, first: Bytes, incoming: ByteStream },
-    Receive { inbound: Inbound, accepted: Accepted, incoming: ByteStream },
+    Receive { inbound: Inbound, accepted: Box<Accepted>, incoming: ByteStream },
     End,
 }
 
@@ -57,7 +57,8 @@ impl Inbound {
         Box::pin(steps)
     }
 
-    async fn open(&self, first: Bytes) -> Result<Result<Accepted, Vote>, RpcError> {
+    /// Takes it on, unless there was a vote for a newer leader.
+    async fn open(&self, first: Bytes) -> Result<Result<Box<Accepted>, Vote>, RpcError> {
         let open: SnapshotOpenV1 = self.read(&first).map_err(RpcError::from)?;
         let vote = Vote::from(open.vote);
         let meta: SnapshotMeta = convert(open.meta).map_err(RpcError::from)?;
@@ -80,16 +81,16 @@ impl Inbound {
         if sink.held() > 0 {
             tracing::info!(held = sink.held(), bytes, "the transfer of a snapshot goes on");
         }
-        Ok(Ok(Accepted { vote, meta, sink }))
+        Ok(Ok(Box::new(Accepted { vote, meta, sink })))
     }
 
     /// If this ends early, in whatever way, the sink keeps what came.
     async fn receive(
         self,
-        accepted: Accepted,
+        accepted: Box<Accepted>,
         mut incoming: ByteStream,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let Accepted { vote, meta, mut sink } = accepted;
+        let Accepted { vote, meta, mut sink } = *accepted;
         while let Some(block) = incoming.next().await {
             let block = block?;
             let pushed: Result<Incoming, _> =

@@ -53,7 +53,7 @@ async fn arrives(hub: &Hub, servers: &[Server]) {
     everywhere(servers, "last", "v").await;
     assert_eq!(servers[0].raft.state().hash(), servers[1].raft.state().hash());
     assert!(servers[1].raft.0.log.bounds().last_purged_log_id.is_some(), "it came by snapshot");
-    assert_eq!(received(&servers[1]), [PathBuf::new(); 0], "nothing is left behind");
+    assert!(received(&servers[1]).is_empty(), "nothing is left behind");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ async fn what_was_kept_of_a_snapshot_is_removed_after_some_minutes() {
     let hub = Hub::default();
     let (servers, bytes) = cut_off(&hub).await;
     tokio::time::sleep(std::time::Duration::from_secs(700)).await;
-    assert_eq!(received(&servers[1]), [PathBuf::new(); 0]);
+    assert!(received(&servers[1]).is_empty());
     arrives(&hub, &servers).await;
     assert_eq!(hub.snapshots()[1..], [bytes], "all of it, anew");
 }
