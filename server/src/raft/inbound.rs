@@ -11,8 +11,7 @@ use model::seam::{BoxFuture, ByteStream};
 use net::{Channel, NetError, Peer, Role};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse};
-use openraft::storage::Snapshot;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use rt::Clock;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -23,13 +22,13 @@ use super::lane::Lane;
 use super::log::{LogHandle, Stepping};
 use super::machine::{Machine, Published};
 use super::mirror::{
-    AddressedV1, AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, LogIdV1, SnapshotInstalledV1,
-    SnapshotOpenV1, StatsV1, StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1,
-    VoteResponseV1, message, read_message,
+    AddressedV1, AppendV1, AppendedV1, CheckpointsV1, DifferenceV1, LogIdV1, StatsV1,
+    StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
+    read_message,
 };
-use super::snapshot::{Incoming, Shelf};
+use super::snapshot::Shelf;
 use super::transport::method;
-use super::types::{SnapshotMeta, TypeConfig, Vote};
+use super::types::TypeConfig;
 use super::{agreement, errors};
 
 /// When the leader was last heard.
@@ -190,61 +189,12 @@ impl Inbound {
     }
 
     /// The request in these bytes, if it is meant for this server.
-    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
+    pub(super) fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
         let AddressedV1 { to, request } = read(body)?;
         if to == self.us { Ok(request) } else { Err(misaddressed(self.us, to).into()) }
     }
 
-    /// Receives a snapshot, verifies it, installs it.
-    pub(crate) fn snapshot(self, first: Bytes, incoming: ByteStream) -> ByteStream {
-        Box::pin(stream::once(async move {
-            let installed = self.receive(first, incoming).await?;
-            Ok(message(&SnapshotInstalledV1::from(&installed)))
-        }))
-    }
-
-    async fn receive(
-        self,
-        first: Bytes,
-        mut incoming: ByteStream,
-    ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let open: SnapshotOpenV1 = self.read(&first).map_err(RpcError::from)?;
-        let vote = Vote::from(open.vote);
-        let meta: SnapshotMeta = convert(open.meta).map_err(RpcError::from)?;
-        let ours = self.raft.metrics().borrow_watched().vote;
-        if ours > vote {
-            return Ok(SnapshotResponse::new(ours));
-        }
-        if meta.last_log_id.is_none_or(|last| last.leader_id.term > vote.leader_id.term) {
-            let text = "a snapshot that its sender cannot have".to_owned();
-            return Err(RpcError::Protocol(text));
-        }
-        let number = self.receptions.fetch_add(1, Ordering::Relaxed);
-        let shelf = self.shelf.clone();
-        let mut sink = self
-            .off(move || shelf.begin(open.bytes, &format!("received-{number}")))
-            .await?
-            .map_err(broken)?;
-        while let Some(block) = incoming.next().await {
-            let block = block?;
-            let pushed: Result<Incoming, _> =
-                self.off(move || sink.push(&block).map(|()| sink)).await?;
-            sink = pushed.map_err(broken)?;
-            // A snapshot can take longer than an election: its bytes are a sign of life.
-            self.contact.hear();
-        }
-        let shelf = self.shelf.clone();
-        let stored = self.off(move || shelf.verify(sink)).await?.map_err(broken)?;
-        if stored.meta != meta {
-            let text = "the snapshot is not the one that was announced".to_owned();
-            return Err(RpcError::Protocol(text));
-        }
-        let snapshot = Snapshot { meta, snapshot: stored };
-        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-        installed.map_err(|fatal| errors::of_fatal(&fatal))
-    }
-
-    async fn off<T: Send + 'static>(
+    pub(super) async fn off<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RpcError> {
@@ -267,7 +217,7 @@ fn misaddressed(us: NodeId, to: NodeId) -> RpcError {
     RpcError::Protocol(format!("server {to} is not here any more, but {us} is"))
 }
 
-fn broken(cause: impl std::fmt::Display) -> RpcError {
+pub(super) fn broken(cause: impl std::fmt::Display) -> RpcError {
     RpcError::Broken(cause.to_string())
 }
 
@@ -279,7 +229,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, NetError> {
     read_message(body).map_err(|cause| RpcError::Protocol(cause.to_string()).into())
 }
 
-fn convert<A, B>(from: A) -> Result<B, NetError>
+pub(super) fn convert<A, B>(from: A) -> Result<B, NetError>
 where
     A: TryInto<B>,
     A::Error: std::fmt::Display,

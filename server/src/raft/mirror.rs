@@ -177,17 +177,23 @@ pub(crate) enum TransferredV1 {
     LogNotFlushed { expected: Option<LogIdV1>, actual: Option<LogIdV1> },
 }
 
-/// Opens a snapshot stream; blocks of the file follow.
+/// Opens a snapshot stream. The receiver says what it has; the bytes of the file behind that follow.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SnapshotOpenV1 {
     pub(crate) vote: VoteV1,
     pub(crate) meta: SnapshotMetaV1,
     pub(crate) bytes: u64,
+    /// SHA-256 of the file's outline (README.md): whether it is the same file as before.
+    pub(crate) outline: [u8; 32],
 }
 
+/// What the receiver of a snapshot answers: first `Held`, in the end `Installed`; that alone when
+/// it has voted for a newer leader.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct SnapshotInstalledV1 {
-    vote: VoteV1,
+pub(crate) enum SnapshotAnswerV1 {
+    /// Checked bytes of this very file that it has from a transfer that was cut.
+    Held(u64),
+    Installed(VoteV1),
 }
 
 /// What a server says about itself.
@@ -519,14 +525,8 @@ impl From<TransferredV1> for TransferLeaderResponse<TypeConfig> {
     }
 }
 
-impl From<&SnapshotResponse<TypeConfig>> for SnapshotInstalledV1 {
+impl From<&SnapshotResponse<TypeConfig>> for SnapshotAnswerV1 {
     fn from(response: &SnapshotResponse<TypeConfig>) -> Self {
-        Self { vote: (&response.vote).into() }
-    }
-}
-
-impl From<SnapshotInstalledV1> for SnapshotResponse<TypeConfig> {
-    fn from(from: SnapshotInstalledV1) -> Self {
-        Self::new(from.vote.into())
+        Self::Installed((&response.vote).into())
     }
 }

@@ -13,6 +13,7 @@
 //! | `checkpoint`, `agreement` | whether replicas are still equal; the odd one out stops |
 //! | `proposer` | admission by bytes, the leader's stamps |
 //! | `transport`, `network`, `inbound` | messages out and in |
+//! | `reception` | a snapshot that another server sends |
 //! | `lane` | threads of Raft's own |
 //! | `timing`, `policy` | times; when to take snapshots and purge (cores) |
 //! | `space` | refuses writes before the disk is full |
@@ -40,6 +41,7 @@ mod mirror;
 mod network;
 mod policy;
 mod proposer;
+mod reception;
 mod recovery;
 mod reset;
 mod restore;
@@ -214,6 +216,7 @@ impl Raft {
         };
         let core = core.map_err(|cause| StartError::Raft(cause.to_string()))?;
         let contact = Contact::new(clock.clone());
+        tasks.spawn_until_stop("raft received", reception::sweep(shelf.clone(), stepping));
         let inbound = Inbound {
             us: config.node_id,
             raft: core.clone(),

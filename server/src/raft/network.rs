@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io::Read;
+use std::io::{self, Read, SeekFrom};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,14 +22,16 @@ use openraft::raft::{
 use openraft::{OptionalSend, alias::SnapshotOf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
+use super::inbound::off;
 use super::log::Stepping;
 use super::mirror::{
-    AddressedV1, AppendV1, AppendedV1, SnapshotInstalledV1, SnapshotMetaV1, SnapshotOpenV1,
+    AddressedV1, AppendV1, AppendedV1, SnapshotAnswerV1, SnapshotMetaV1, SnapshotOpenV1,
     StreamAppendedV1, TransferV1, TransferredV1, VoteRequestV1, VoteResponseV1, message,
     read_message,
 };
-use super::snapshot::Stored;
+use super::snapshot::{Readable, SnapshotError, Stored};
 use super::transport::{Transport, method};
 use super::types::{RaftId, RaftNode, TypeConfig, Vote};
 
@@ -127,6 +129,42 @@ impl Link {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sends what the receiver does not have of the snapshot, and waits until it is installed.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, Stored>,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (stored, bytes) = (snapshot.snapshot.clone(), snapshot.snapshot.bytes());
+        let opened = off(self.stepping, move || Ok((stored.read()?, stored.outline()?))).await;
+        let opened: Result<_, SnapshotError> = opened.map_err(|cause| unsent(&cause))?;
+        let (file, outline) = opened.map_err(|cause| unsent(&cause))?;
+        let meta = SnapshotMetaV1::from(&snapshot.meta);
+        let request = SnapshotOpenV1 { vote: (&vote).into(), meta, bytes, outline };
+        let open = message(&AddressedV1 { to: self.target.0, request });
+        let (start, from) = oneshot::channel();
+        let outgoing = outgoing(file, from, self.stepping);
+        let (to, number) = (self.to(), method::SNAPSHOT);
+        let stream =
+            self.transport.stream(to, Channel::Snapshot, number, open, outgoing, SNAPSHOT_TIMEOUT);
+        let mut answers = stream.await.map_err(|cause| StreamingError::from(rpc_error(&cause)))?;
+        self.is_target(Channel::Snapshot).map_err(StreamingError::from)?;
+        let mut start = Some(start);
+        while let Some(answer) = answers.next().await {
+            let answer = answer.map_err(|cause| StreamingError::from(stream_error(&cause)))?;
+            match read_message(&answer).map_err(|cause| unsent(&cause))? {
+                SnapshotAnswerV1::Installed(vote) => return Ok(SnapshotResponse::new(vote.into())),
+                SnapshotAnswerV1::Held(held) if held <= bytes => match start.take() {
+                    // Nobody takes it when the stream has just been closed: that is seen below.
+                    Some(start) => drop(start.send(held)),
+                    None => return Err(unsent(&"the receiver began twice")),
+                },
+                SnapshotAnswerV1::Held(_) => return Err(unsent(&"more is held than there is")),
+            }
+        }
+        Err(unsent(&"the stream ended unanswered"))
     }
 
     async fn call<Q: Serialize, A: DeserializeOwned>(
@@ -263,40 +301,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let stored = snapshot.snapshot;
-        let request = SnapshotOpenV1 {
-            vote: (&vote).into(),
-            meta: SnapshotMetaV1::from(&snapshot.meta),
-            bytes: stored.bytes(),
-        };
-        let open = message(&AddressedV1 { to: self.target.0, request });
-        let outgoing = file_stream(&stored, self.stepping)?;
-        let sending = async {
-            let mut answers = self
-                .transport
-                .stream(
-                    self.to(),
-                    Channel::Snapshot,
-                    method::SNAPSHOT,
-                    open,
-                    outgoing,
-                    SNAPSHOT_TIMEOUT,
-                )
-                .await
-                .map_err(|cause| StreamingError::from(rpc_error(&cause)))?;
-            self.is_target(Channel::Snapshot).map_err(StreamingError::from)?;
-            let answer = match answers.next().await {
-                Some(Ok(answer)) => answer,
-                Some(Err(cause)) => return Err(StreamingError::from(stream_error(&cause))),
-                None => {
-                    let cause = NetworkError::from_string("the snapshot stream ended unanswered");
-                    return Err(StreamingError::Network(cause));
-                }
-            };
-            let installed: SnapshotInstalledV1 = read_message(&answer)
-                .map_err(|cause| StreamingError::Network(NetworkError::new(&cause)))?;
-            Ok(installed.into())
-        };
+        let sending = self.send_snapshot(vote, snapshot);
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -318,15 +323,33 @@ impl RaftNetworkV2<TypeConfig> for Link {
     }
 }
 
-/// The file's bytes as messages, read on a thread of its own a little ahead of the connection.
-fn file_stream(
-    stored: &Stored,
+fn unsent(cause: &dyn std::fmt::Display) -> StreamingError<TypeConfig> {
+    let text = format!("cannot send the snapshot: {cause}");
+    StreamingError::Network(NetworkError::from_string(text))
+}
+
+fn unreadable(cause: io::Error) -> RpcError {
+    RpcError::Broken(format!("cannot read the snapshot: {cause}"))
+}
+
+/// The file's bytes as messages, from where the receiver wants them; none if it never says so.
+fn outgoing(
+    mut file: Box<dyn Readable>,
+    from: oneshot::Receiver<u64>,
     stepping: Stepping,
-) -> Result<ByteStream, StreamingError<TypeConfig>> {
-    let failed = |cause: &dyn std::fmt::Display| {
-        StreamingError::Network(NetworkError::from_string(format!("cannot send: {cause}")))
+) -> ByteStream {
+    let opening = async move {
+        let from = from.await.ok()?;
+        let moved = off(stepping, move || file.seek(SeekFrom::Start(from)).map(|_| file)).await;
+        let file = moved.and_then(|file| file.map_err(unreadable));
+        let blocks = file.and_then(|file| file_stream(file, stepping));
+        Some(blocks.unwrap_or_else(|cause| stream::once(std::future::ready(Err(cause))).boxed()))
     };
-    let mut file = stored.read().map_err(|cause| failed(&cause))?;
+    Box::pin(stream::once(opening).filter_map(std::future::ready).flatten())
+}
+
+/// Messages of the bytes, read on a thread of its own a little ahead of the connection.
+fn file_stream(mut file: Box<dyn Readable>, stepping: Stepping) -> Result<ByteStream, RpcError> {
     if stepping == Stepping::Inline {
         return Ok(Box::pin(stream::unfold(file, |mut file| async {
             let block = next_block(&mut file)?;
@@ -344,7 +367,7 @@ fn file_stream(
                 }
             }
         })
-        .map_err(|cause| failed(&cause))?;
+        .map_err(unreadable)?;
     Ok(Box::pin(stream::unfold(taken, |mut taken| async {
         let block = taken.recv().await?;
         Some((block, taken))
@@ -357,6 +380,6 @@ fn next_block(file: &mut impl Read) -> Option<Result<Bytes, RpcError>> {
     match file.take(SNAPSHOT_MESSAGE_BYTES as u64).read_to_end(&mut block) {
         Ok(0) => None,
         Ok(_) => Some(Ok(block.into())),
-        Err(cause) => Some(Err(RpcError::Broken(format!("cannot read the snapshot: {cause}")))),
+        Err(cause) => Some(Err(unreadable(cause))),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) mod method {
     pub(crate) const TRANSFER: u16 = RAFT + 3;
     /// A stream of `AppendV1` answered by one of `StreamAppendedV1`, in order.
     pub(crate) const APPEND_STREAM: u16 = RAFT + 4;
-    /// `SnapshotOpenV1`, then a stream of the file's bytes -> one `SnapshotInstalledV1`.
+    /// `SnapshotOpenV1` -> `SnapshotAnswerV1`, then a stream of the file's bytes -> another.
     pub(crate) const SNAPSHOT: u16 = RAFT + 5;
     /// Empty -> `CheckpointsV1`.
     pub(crate) const CHECKPOINTS: u16 = RAFT + 6;

@@ -1,10 +1,11 @@
 //! A snapshot's bytes: header, blocks, trailer, each with its checksum. Byte by byte: README.md.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
 use model::wire::{self, Kind};
+use sha2::{Digest as _, Sha256};
 use state::State;
 use state::snapshot::Loader;
 
@@ -27,8 +28,14 @@ const BLOCK_BYTES_MAX: u32 = 64 << 20;
 /// Stands where a block's length would, when there are no more.
 const END: u32 = u32::MAX;
 
+/// What stands before a block: its length and its checksum.
+const FRAME_BYTES: usize = 8;
+
 /// Blocks that wait between the thread that reads and the one that inserts.
 const BLOCKS_AHEAD: usize = 4;
+
+/// See [`outline`].
+pub(crate) type Outline = [u8; 32];
 
 /// Why a snapshot is refused.
 #[derive(Debug, thiserror::Error)]
@@ -234,6 +241,76 @@ impl<R: Read> Source<R> {
             return Err(self.damaged(format!("the checksum of block {place} does not match")));
         }
         Ok(Some(block))
+    }
+}
+
+/// SHA-256 of the header and of the length and checksum of each block and of the end: as good as
+/// one of all bytes, at the price of a short read for each block.
+pub(super) fn outline<R: Read + Seek>(mut source: Source<R>) -> Result<Outline, SnapshotError> {
+    source.meta()?;
+    let head = source.at()?;
+    source.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    hash.update(source.take_vec(u32::try_from(head).unwrap_or(u32::MAX))?);
+    loop {
+        let frame: [u8; FRAME_BYTES] = source.take()?;
+        hash.update(frame);
+        let Some(length) = block_bytes(&frame) else { break };
+        source.seek(SeekFrom::Current(length.into()))?;
+    }
+    hash.update(source.take::<8>()?);
+    Ok(hash.finalize().into())
+}
+
+/// How many of the first `came` bytes of a file that is not all there are the header and whole
+/// blocks, each checked. Anything wrong in them is an error.
+pub(super) fn whole_bytes<R: Read + Seek>(
+    mut source: Source<R>,
+    came: u64,
+) -> Result<u64, SnapshotError> {
+    source.meta()?;
+    let (mut whole, mut place) = (source.at()?, 0);
+    while came.saturating_sub(whole) >= FRAME_BYTES as u64 {
+        let Some(length) = block_bytes(&source.take()?) else { break };
+        let end = whole + FRAME_BYTES as u64 + u64::from(length);
+        if end > came {
+            break;
+        }
+        source.back(FRAME_BYTES as i64)?;
+        source.block(place)?;
+        (whole, place) = (end, place + 1);
+    }
+    Ok(whole)
+}
+
+/// Length of the block behind a frame; `None`: the end is behind it.
+fn block_bytes(frame: &[u8; FRAME_BYTES]) -> Option<u32> {
+    let [a, b, c, d, ..] = *frame;
+    Some(u32::from_le_bytes([a, b, c, d])).filter(|length| *length != END)
+}
+
+impl<R: Seek> Source<R> {
+    fn at(&mut self) -> Result<u64, SnapshotError> {
+        self.seek(SeekFrom::Current(0))
+    }
+
+    /// What a reader has buffered stays so.
+    fn back(&mut self, bytes: i64) -> Result<(), SnapshotError> {
+        let path = &self.path;
+        self.bytes.seek_relative(-bytes).map_err(|cause| SnapshotError::Io {
+            action: "read",
+            path: path.clone(),
+            cause,
+        })
+    }
+
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, SnapshotError> {
+        let path = &self.path;
+        self.bytes.seek(to).map_err(|cause| SnapshotError::Io {
+            action: "read",
+            path: path.clone(),
+            cause,
+        })
     }
 }
 

@@ -3,10 +3,12 @@
 
 pub mod archive;
 mod format;
+mod incoming;
 mod shelf;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::format::SnapshotError;
-pub(crate) use self::shelf::{Incoming, Shelf, Stored};
+pub(crate) use self::incoming::{Announced, Incoming};
+pub(crate) use self::shelf::{Readable, Shelf, Stored};

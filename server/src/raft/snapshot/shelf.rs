@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write as _};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use state::State;
 
-use super::format::{self, SnapshotError, Source};
+use super::format::{self, Outline, SnapshotError, Source};
+use super::incoming::{self, Announced, Incoming, Part, Sink, Slot};
 use crate::raft::log::raft_directory;
 use crate::raft::types::SnapshotMeta;
 
@@ -19,7 +20,7 @@ const UNFINISHED: &str = ".tmp";
 /// Snapshots that are kept: the newest, and one in reserve.
 const KEPT: usize = 2;
 
-const BUFFER_BYTES: usize = 1 << 20;
+pub(super) const BUFFER_BYTES: usize = 1 << 20;
 
 /// The place for snapshots. Clones share it.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ pub(crate) struct Shelf {
     place: Place,
     newest: Arc<Mutex<Option<Stored>>>,
     claims: Claims,
+    /// What came of a snapshot whose transfer was cut.
+    kept: Slot,
 }
 
 /// Unfinished directories that somebody still works on.
@@ -34,7 +37,7 @@ type Claims = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 /// Keeps an unfinished directory from being removed. Dropping it does no I/O: the next snapshot
 /// that begins removes what was given up.
-struct Claim {
+pub(super) struct Claim {
     claims: Claims,
     directory: PathBuf,
 }
@@ -53,7 +56,7 @@ impl Drop for Claim {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -81,18 +84,10 @@ enum Data {
     Memory(Bytes),
 }
 
-/// A snapshot that is being received; dropped unfinished, it leaves nothing behind that counts.
-pub(crate) struct Incoming {
-    sink: Sink,
-    left: u64,
-    path: PathBuf,
-    claim: Option<Arc<Claim>>,
-}
+/// Bytes of a snapshot, at any place of it.
+pub(crate) trait Readable: Read + Seek + Send {}
 
-enum Sink {
-    File { file: File, directory: PathBuf },
-    Memory(Vec<u8>),
-}
+impl<T: Read + Seek + Send> Readable for T {}
 
 impl std::fmt::Debug for Stored {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -106,13 +101,13 @@ impl Shelf {
     pub(crate) fn open(
         data_dir: Option<&Path>,
     ) -> Result<(Self, Option<(SnapshotMeta, State)>), SnapshotError> {
-        let (newest, claims) = (Arc::default(), Claims::default());
+        let (newest, claims, kept) = (Arc::default(), Claims::default(), Slot::default());
         let Some(data_dir) = data_dir else {
-            return Ok((Self { place: Place::Memory, newest, claims }, None));
+            return Ok((Self { place: Place::Memory, newest, claims, kept }, None));
         };
         let directory = raft_directory(data_dir).join("snapshots");
         fs::create_dir_all(&directory).map_err(io_error("make", &directory))?;
-        let shelf = Self { place: Place::Directory(directory.clone()), newest, claims };
+        let shelf = Self { place: Place::Directory(directory.clone()), newest, claims, kept };
         shelf.remove_unfinished(&directory)?;
         let Some(path) = sweep_whole(&directory)?.pop() else { return Ok((shelf, None)) };
         let stored = Stored::file(path.join(FILE))?;
@@ -146,50 +141,75 @@ impl Shelf {
     /// Writes the state as a snapshot. Reads and sorts all of it: for a thread of its own.
     pub(crate) fn dump(&self, meta: SnapshotMeta, state: &State) -> Result<Stored, SnapshotError> {
         let blocks = state::snapshot::dump(state);
-        let mut incoming = self.begin(u64::MAX, &format!("dump-{}", name(&meta)))?;
-        match &mut incoming.sink {
+        let (mut sink, path, _claim) = self.sink(&format!("dump-{}", name(&meta)))?;
+        match &mut sink {
             Sink::Memory(bytes) => format::write(bytes, &meta, blocks),
             Sink::File { file, .. } => {
                 let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
                 format::write(&mut out, &meta, blocks).and_then(|()| out.flush())
             }
         }
-        .map_err(io_error("write", &incoming.path))?;
-        self.settle(incoming.sink, &incoming.path, meta, None)
+        .map_err(io_error("write", &path))?;
+        self.settle(sink, &path, meta, None)
     }
 
-    /// Begins to receive a snapshot of this many bytes; the name tells receptions apart.
-    pub(crate) fn begin(&self, bytes: u64, name: &str) -> Result<Incoming, SnapshotError> {
-        let (sink, path, claim) = match &self.place {
-            Place::Memory => (Sink::Memory(Vec::new()), PathBuf::from("in memory"), None),
-            Place::Directory(shelf) => {
-                let directory = shelf.join(format!("{name}{UNFINISHED}"));
-                // Also a former one of this name, and before this one is claimed.
-                self.remove_unfinished(shelf)?;
-                let claim = Claim::new(&self.claims, &directory);
-                fs::create_dir(&directory).map_err(io_error("make", &directory))?;
-                let path = directory.join(FILE);
-                let file = File::create_new(&path).map_err(io_error("make", &path))?;
-                (Sink::File { file, directory }, path, Some(claim))
+    /// Begins to receive a snapshot; the name tells receptions apart. What is kept of this very
+    /// snapshot from a transfer that was cut is checked and gone on with.
+    pub(crate) fn begin(
+        &self,
+        announced: Announced,
+        name: &str,
+    ) -> Result<Incoming, SnapshotError> {
+        if let Some(part) = incoming::take(&self.kept, &announced) {
+            match part.trim() {
+                Ok(part) => return Ok(Incoming::new(part, &self.kept)),
+                Err(cause) => tracing::warn!(%cause, "what came of a snapshot is not used"),
             }
+        }
+        let (sink, path, claim) = self.sink(name)?;
+        let left = announced.bytes;
+        Ok(Incoming::new(Part { announced, sink, left, path, claim }, &self.kept))
+    }
+
+    /// A new place to write to.
+    fn sink(&self, name: &str) -> Result<(Sink, PathBuf, Option<Arc<Claim>>), SnapshotError> {
+        let Place::Directory(shelf) = &self.place else {
+            return Ok((Sink::Memory(Vec::new()), PathBuf::from("in memory"), None));
         };
-        Ok(Incoming { sink, left: bytes, path, claim })
+        let directory = shelf.join(format!("{name}{UNFINISHED}"));
+        // Also a former one of this name, and before this one is claimed.
+        self.remove_unfinished(shelf)?;
+        let claim = Claim::new(&self.claims, &directory);
+        fs::create_dir(&directory).map_err(io_error("make", &directory))?;
+        let path = directory.join(FILE);
+        let file = File::create_new(&path).map_err(io_error("make", &path))?;
+        Ok((Sink::File { file, directory }, path, Some(claim)))
+    }
+
+    /// Gives up what is kept since before the last call, and removes what nobody works on.
+    pub(crate) fn sweep(&self) -> Result<(), SnapshotError> {
+        incoming::age(&self.kept);
+        match &self.place {
+            Place::Directory(shelf) => self.remove_unfinished(shelf),
+            Place::Memory => Ok(()),
+        }
     }
 
     /// Verifies a received snapshot by loading it. It is not on the shelf before it is installed.
     pub(crate) fn verify(&self, incoming: Incoming) -> Result<Stored, SnapshotError> {
-        let Incoming { sink, left, path, claim } = incoming;
-        if left != 0 {
-            let what = format!("{left} bytes of it did not come");
-            return Err(SnapshotError::Damaged { path, what });
-        }
+        let Part { announced, sink, path, claim, .. } = incoming.whole()?;
         let stored = match sink {
             Sink::Memory(bytes) => Stored::memory(bytes.into())?,
             Sink::File { file, .. } => {
                 file.sync_all().map_err(io_error("sync", &path))?;
-                Stored::file(path)?
+                Stored::file(path.clone())?
             }
         };
+        // Pieces of two snapshots could each be in order.
+        if stored.outline()? != announced.outline {
+            let what = "it is not the one that was announced".to_owned();
+            return Err(SnapshotError::Damaged { path, what });
+        }
         let (meta, state) = stored.load()?;
         Ok(Stored { meta, loaded: Some(Arc::new(state)), _claim: claim, ..stored })
     }
@@ -201,6 +221,9 @@ impl Shelf {
             None => stored.load()?.1,
         };
         let meta = stored.meta.clone();
+        // What else was kept is older, or the leader sends it anew.
+        let former = lock(&self.kept).take();
+        drop(former);
         let on_shelf = self.current().is_some_and(|newest| newest.meta == meta);
         if on_shelf {
             return Ok(state);
@@ -250,26 +273,9 @@ impl Shelf {
             for old in whole {
                 remove(&old)?;
             }
+            self.remove_unfinished(shelf)?;
         }
         Ok(stored)
-    }
-}
-
-impl Incoming {
-    /// Takes the next bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
-            let what = "more bytes came than were announced".to_owned();
-            return Err(SnapshotError::Damaged { path: self.path.clone(), what });
-        };
-        self.left = left;
-        match &mut self.sink {
-            Sink::Memory(all) => {
-                all.extend_from_slice(bytes);
-                Ok(())
-            }
-            Sink::File { file, .. } => file.write_all(bytes).map_err(io_error("write", &self.path)),
-        }
     }
 }
 
@@ -296,11 +302,20 @@ impl Stored {
     }
 
     /// Opens its bytes for sending. The file may lose its name meanwhile; it stays readable.
-    pub(crate) fn read(&self) -> Result<Box<dyn Read + Send>, SnapshotError> {
+    pub(crate) fn read(&self) -> Result<Box<dyn Readable>, SnapshotError> {
         Ok(match &self.data {
             Data::Memory(bytes) => Box::new(io::Cursor::new(bytes.clone())),
             Data::File(path) => Box::new(File::open(path).map_err(io_error("read", path))?),
         })
+    }
+
+    /// What tells its bytes from those of another.
+    pub(crate) fn outline(&self) -> Result<Outline, SnapshotError> {
+        let path = match &self.data {
+            Data::Memory(_) => PathBuf::from("in memory"),
+            Data::File(path) => path.clone(),
+        };
+        format::outline(Source { bytes: self.read()?, path })
     }
 
     fn load(&self) -> Result<(SnapshotMeta, State), SnapshotError> {
@@ -317,7 +332,10 @@ impl Stored {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+pub(super) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> SnapshotError {
     let path = path.to_owned();
     move |cause| SnapshotError::Io { action, path, cause }
 }

@@ -50,6 +50,22 @@ fn directories(data_dir: &Path) -> Vec<String> {
     names
 }
 
+fn read(stored: &Stored) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stored.read().expect("open").read_to_end(&mut bytes).expect("read");
+    bytes
+}
+
+fn announced(stored: &Stored) -> Announced {
+    let (meta, bytes) = (stored.meta.clone(), stored.bytes());
+    Announced { meta, bytes, outline: stored.outline().expect("read") }
+}
+
+/// A snapshot that nobody has, told from others by its size.
+fn some(bytes: u64) -> Announced {
+    Announced { meta: meta(1), bytes, outline: [0; 32] }
+}
+
 #[test]
 fn the_newest_comes_back_after_a_restart_and_two_are_kept() {
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -101,18 +117,17 @@ fn a_received_snapshot_counts_only_when_it_is_whole() {
         let place = (!in_memory).then(|| directory.path());
         let (from, _) = Shelf::open(None).expect("opens");
         let stored = from.dump(meta(60), &filled(60)).expect("dumped");
-        let mut bytes = Vec::new();
-        stored.read().expect("open").read_to_end(&mut bytes).expect("read");
+        let (bytes, whole) = (read(&stored), announced(&stored));
 
         let (to, _) = Shelf::open(place).expect("opens");
-        let mut short = to.begin(bytes.len() as u64, "received-0").expect("begun");
+        let mut short = to.begin(whole.clone(), "received-0").expect("begun");
         short.push(&bytes[..100]).expect("pushed");
         assert!(matches!(to.verify(short), Err(SnapshotError::Damaged { .. })));
-        let mut long = to.begin(10, "received-1").expect("begun");
+        let mut long = to.begin(some(10), "received-1").expect("begun");
         assert!(long.push(&bytes[..100]).is_err());
         assert!(to.current().is_none());
 
-        let mut whole = to.begin(bytes.len() as u64, "received-2").expect("begun");
+        let mut whole = to.begin(whole, "received-2").expect("begun");
         for block in bytes.chunks(1_000) {
             whole.push(block).expect("pushed");
         }
@@ -128,28 +143,126 @@ fn a_received_snapshot_counts_only_when_it_is_whole() {
 fn what_was_received_in_part_is_removed_when_the_next_comes() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (shelf, _) = Shelf::open(Some(directory.path())).expect("opens");
-    let mut given_up = shelf.begin(1_000, "received-0").expect("begun");
+    let mut given_up = shelf.begin(some(1_000), "received-0").expect("begun");
     given_up.push(&[0; 100]).expect("pushed");
     drop(given_up);
-    let one = shelf.begin(1_000, "received-1").expect("begun");
-    let other = shelf.begin(1_000, "received-2").expect("begun");
+    let one = shelf.begin(some(1_001), "received-1").expect("begun");
+    let other = shelf.begin(some(1_002), "received-2").expect("begun");
     assert_eq!(directories(directory.path()), ["received-1.tmp", "received-2.tmp"]);
     drop(one);
     shelf.dump(meta(50), &filled(50)).expect("dumped");
     assert_eq!(directories(directory.path()), ["2-50", "received-2.tmp"]);
     // Verified, but not installed.
     drop(other);
-    let mut bytes = Vec::new();
     let stored = shelf.current().expect("dumped");
-    stored.read().expect("open").read_to_end(&mut bytes).expect("read");
-    let mut whole = shelf.begin(bytes.len() as u64, "received-3").expect("begun");
-    whole.push(&bytes).expect("pushed");
+    let mut whole = shelf.begin(announced(&stored), "received-3").expect("begun");
+    whole.push(&read(&stored)).expect("pushed");
     let verified = shelf.verify(whole).expect("whole");
-    drop(shelf.begin(1_000, "received-4").expect("begun"));
+    drop(shelf.begin(some(1_000), "received-4").expect("begun"));
     assert_eq!(directories(directory.path()), ["2-50", "received-3.tmp", "received-4.tmp"]);
     drop(verified);
     shelf.dump(meta(60), &filled(60)).expect("dumped");
     assert_eq!(directories(directory.path()), ["2-50", "2-60"]);
+}
+
+#[test]
+fn a_cut_transfer_goes_on_behind_the_last_whole_block() {
+    for in_memory in [true, false] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let place = (!in_memory).then(|| directory.path());
+        let (from, _) = Shelf::open(None).expect("opens");
+        let stored = from.dump(meta(3_000), &filled(3_000)).expect("dumped");
+        let (bytes, all) = (read(&stored), announced(&stored));
+        let (to, _) = Shelf::open(place).expect("opens");
+        let held_after = |came: usize, name: &str| {
+            drop(to.begin(some(1), "other").expect("begun"));
+            let mut cut = to.begin(all.clone(), name).expect("begun");
+            assert_eq!(cut.held(), 0, "what was kept was another");
+            for part in bytes[..came].chunks(70_001) {
+                cut.push(part).expect("pushed");
+            }
+            drop(cut);
+            to.begin(all.clone(), "unused").expect("begun")
+        };
+        let head = held_after(30, "a").held();
+        assert_eq!(head, 0, "not even the header is whole");
+        let header = held_after(1_000, "b").held();
+        assert!(header > 0 && header < 100, "the header, not the block: {header}");
+        let mut again = held_after(2_500_000, "c");
+        let held = usize::try_from(again.held()).expect("small");
+        assert!(held > 1_000_000 && held < 2_500_000, "{held}");
+        again.push(&bytes[held..]).expect("pushed");
+        let verified = to.verify(again).expect("whole");
+        let state = to.install(verified).expect("installed");
+        assert_eq!(state.hash(), filled(3_000).hash());
+        if !in_memory {
+            assert_eq!(directories(directory.path()), ["2-3000"]);
+        }
+        // All but the end came, and all.
+        for left in [1, 0] {
+            let mut again = held_after(bytes.len() - left, "d");
+            let held = usize::try_from(again.held()).expect("small");
+            assert_eq!(held, bytes.len() - 16);
+            again.push(&bytes[held..]).expect("pushed");
+            to.verify(again).expect("whole");
+        }
+    }
+}
+
+#[test]
+fn what_was_kept_is_not_used_when_it_is_damaged_or_of_another() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (from, _) = Shelf::open(None).expect("opens");
+    let stored = from.dump(meta(3_000), &filled(3_000)).expect("dumped");
+    let (bytes, all) = (read(&stored), announced(&stored));
+    let (to, _) = Shelf::open(Some(directory.path())).expect("opens");
+    let cut = |announced: &Announced, name: &str| {
+        let mut cut = to.begin(announced.clone(), name).expect("begun");
+        cut.push(&bytes[..2_500_000]).expect("pushed");
+    };
+    let path = |name: &str| directory.path().join(format!("raft/snapshots/{name}.tmp/state.bin"));
+    for (at, name) in [(10, "a"), (500_000, "b")] {
+        cut(&all, name);
+        let mut bad = std::fs::read(path(name)).expect("kept");
+        bad[at] ^= 1;
+        std::fs::write(path(name), &bad).expect("written");
+        drop(to.begin(all.clone(), "next").expect("begun"));
+        assert_eq!(directories(directory.path()), ["next.tmp"], "begun anew");
+    }
+    // Of the same entries and size, but not the same bytes; one with another configuration.
+    let others = [
+        Announced { outline: [7; 32], ..all.clone() },
+        Announced { meta: meta(2_999), ..all.clone() },
+        Announced { bytes: all.bytes + 1, ..all.clone() },
+    ];
+    for other in others {
+        cut(&other, "c");
+        assert_eq!(to.begin(all.clone(), "next").expect("begun").held(), 0);
+        assert_eq!(directories(directory.path()), ["next.tmp"]);
+    }
+    // Whole and in order, but not what was announced.
+    let other = Announced { outline: [7; 32], ..all.clone() };
+    let mut whole = to.begin(other, "d").expect("begun");
+    whole.push(&bytes).expect("pushed");
+    let refused = to.verify(whole).expect_err("another").to_string();
+    assert!(refused.contains("not the one that was announced"), "{refused}");
+    // More than was announced: nothing of it is kept.
+    let mut long = to.begin(all.clone(), "e").expect("begun");
+    long.push(&bytes).expect("pushed");
+    long.push(&[0]).expect_err("too much");
+    drop(long);
+    to.sweep().expect("swept");
+    assert_eq!(directories(directory.path()), [""; 0]);
+    // Kept over the first sweep, given up at the second; gone after a restart.
+    cut(&all, "f");
+    to.sweep().expect("swept");
+    assert_eq!(directories(directory.path()), ["f.tmp"]);
+    to.sweep().expect("swept");
+    assert_eq!(directories(directory.path()), [""; 0]);
+    assert_eq!(to.begin(all.clone(), "g").expect("begun").held(), 0);
+    cut(&all, "h");
+    Shelf::open(Some(directory.path())).expect("opens");
+    assert_eq!(directories(directory.path()), [""; 0]);
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn watchdog() -> mpsc::Sender<()> {
 struct Wires {
     servers: BTreeMap<SocketAddr, (Inbound, CancellationToken)>,
     cut: BTreeSet<SocketAddr>,
+    /// Bytes of each snapshot that was sent, whether it arrived or not.
+    snapshots: Vec<u64>,
+    /// A server is cut off when so many bytes of a snapshot were sent to it.
+    cut_within: Option<(SocketAddr, u64)>,
 }
 
 impl Hub {
@@ -94,6 +98,40 @@ impl Hub {
         for (_, broken) in wires.servers.values_mut() {
             std::mem::take(broken).cancel();
         }
+    }
+
+    /// Cuts a server off within the next snapshot that is sent to it.
+    pub(super) fn cut_within_snapshot(&self, server: SocketAddr, bytes: u64) {
+        self.wires().cut_within = Some((server, bytes));
+    }
+
+    /// Bytes of each snapshot that was sent, whether it arrived or not.
+    pub(super) fn snapshots(&self) -> Vec<u64> {
+        self.wires().snapshots.clone()
+    }
+
+    fn note_snapshot(&self, number: usize, to: SocketAddr, bytes: usize) {
+        let mut wires = self.wires();
+        wires.snapshots[number] += bytes as u64;
+        let sent = wires.snapshots[number];
+        if wires.cut_within.is_some_and(|(server, upto)| server == to && sent >= upto) {
+            wires.cut_within = None;
+            drop(wires);
+            self.cut(to);
+        }
+    }
+
+    /// Counts what is sent of a snapshot.
+    fn counted(&self, to: SocketAddr, outgoing: ByteStream) -> ByteStream {
+        let number = {
+            let mut wires = self.wires();
+            wires.snapshots.push(0);
+            wires.snapshots.len() - 1
+        };
+        let hub = self.clone();
+        Box::pin(outgoing.inspect(move |block| {
+            hub.note_snapshot(number, to, block.as_ref().map_or(0, Bytes::len));
+        }))
     }
 
     /// Lets it back in.
@@ -171,9 +209,13 @@ impl Transport for Wire {
         outgoing: ByteStream,
         _timeout: Duration,
     ) -> BoxFuture<'static, Result<ByteStream, NetError>> {
-        let way = self.hub.way(self.from, to);
+        let (way, hub) = (self.hub.way(self.from, to), self.hub.clone());
         Box::pin(async move {
             let (inbound, broken) = way?;
+            let outgoing = match number {
+                method::SNAPSHOT => hub.counted(to, outgoing),
+                _ => outgoing,
+            };
             let outgoing = Box::pin(outgoing.take_until(broken.clone().cancelled_owned()));
             let answers = match number {
                 method::APPEND_STREAM => inbound.append_stream(outgoing),

@@ -5,4 +5,5 @@ mod equal;
 mod hub;
 mod identity;
 mod recovery;
+mod resume;
 mod sockets;
