@@ -28,11 +28,13 @@ pub enum Bug {
     StaleAsConsistent,
     /// Sessions end after half their TTL.
     SessionEndedEarly,
+    /// A restore swaps the tables and tells nobody: neither who waits nor the duties of the leader.
+    RestoreWithoutEpoch,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::VoteNotSaved,
         Bug::CommitWithoutQuorum,
         Bug::LeaseNotChecked,
@@ -44,6 +46,7 @@ impl Bug {
         Bug::RestartForgets,
         Bug::StaleAsConsistent,
         Bug::SessionEndedEarly,
+        Bug::RestoreWithoutEpoch,
     ];
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn register_key(number: u64) -> Bytes {
     format!("register/{number}").into()
 }
 
-fn lock_key(number: u64) -> Bytes {
+pub(crate) fn lock_key(number: u64) -> Bytes {
     format!("lock/{number}").into()
 }
 
@@ -145,6 +145,7 @@ impl Client {
         };
         let Some(server) = self.world.any() else { return };
         let called = self.world.event();
+        let floor = self.world.history().reported(&key);
         let mut request = Request::new(Op::KvGet { key: key.clone() });
         request.consistency = consistency;
         let Some(Ok(reply)) = self.ask(&server, request).await else { return };
@@ -156,6 +157,7 @@ impl Client {
             let judged = self.world.history().stale(at, start, &key, reply.meta.index, found);
             return judged.unwrap_or_else(|what| self.world.fail(what));
         }
+        self.report(&key, floor, reply.meta.index);
         self.known[number as usize] = version;
         let op = RegisterOp::Get { found: version.map(|(value, _)| value) };
         let returned = Some(self.world.event());
@@ -180,7 +182,11 @@ impl Client {
                 let answer = match written {
                     Written::Yes(Reply { body: Body::Bool(true), .. }) => Some(Acquired::Yes),
                     Written::Yes(_) => Some(Acquired::No),
-                    Written::Rejected(Rejection::InvalidSession(_)) => Some(Acquired::NoSession),
+                    Written::Rejected(Rejection::InvalidSession(_)) => {
+                        // A restore went back to before it.
+                        self.session = None;
+                        Some(Acquired::NoSession)
+                    }
                     Written::Lost => None,
                     Written::Rejected(_) | Written::No => return,
                 };
@@ -235,9 +241,13 @@ impl Client {
     }
 
     async fn create_session(&mut self) {
-        let (written, _) = self.write(Op::SessionCreate(new_session(""))).await;
-        if let Written::Yes(Reply { body: Body::Session(id), .. }) = written {
-            self.session = Some(id);
+        let called = self.world.event();
+        let (written, stamp) = self.write(Op::SessionCreate(new_session(""))).await;
+        if let Written::Yes(Reply { body: Body::Session(session), .. }) = written {
+            self.session = Some(session);
+            for number in 0..LOCKS {
+                self.locked(&lock_key(number), called, LockOp::Begin { session }, true, stamp);
+            }
         }
     }
 
@@ -292,6 +302,7 @@ impl Client {
             let mut request = Request::new(Op::KvGet { key: key.clone() });
             (request.min_index, request.wait_ms) = (index, wait_ms);
             let called = self.world.event();
+            let floor = self.world.history().reported(&key);
             let asked_us = self.world.trace.now_us();
             let answer = self.ask_for(&server, request, Duration::from_millis(wait_ms) + PATIENCE);
             let Some(Ok(reply)) = answer.await else {
@@ -306,6 +317,7 @@ impl Client {
                      index {seen}, though it asked for one above {index}"
                 ));
             }
+            self.report(&key, floor, seen);
             let version = row(&reply).map(|row| parse(&row.value).unwrap_or(0));
             self.world.history().watch(self.number, &key, version);
             let returned = Some(self.world.event());
@@ -314,6 +326,13 @@ impl Client {
             self.world.history().register(&key, Event { called, returned, op }, None);
             index = seen;
         }
+    }
+
+    /// What a default or consistent read says of a key's index: not less than what was known when
+    /// it was asked.
+    fn report(&self, key: &Bytes, floor: LogIndex, index: LogIndex) {
+        let judged = self.world.history().report(key, floor, index);
+        judged.unwrap_or_else(|what| self.world.fail(what));
     }
 
     /// A write: tried again under its stamp while its outcome is lost.

@@ -11,7 +11,7 @@
 //! | `world` | the servers and what they stand on |
 //! | `net`, `disk`, `gossip` | what they stand on |
 //! | `nemesis` | who makes faults |
-//! | `client`, `history` | who asks, and what was answered |
+//! | `client`, `restorer`, `history` | who asks, and what was answered |
 //! | `objects`, `linear` | what a single copy would have answered; whether an order exists |
 //! | `invariants/` | what must hold at every moment, one rule per file |
 //! | `trace` | what happened: equal bytes for equal seeds |
@@ -28,6 +28,7 @@ mod linear;
 mod nemesis;
 mod net;
 mod objects;
+mod restorer;
 mod run;
 mod scenario;
 mod trace;

@@ -26,6 +26,8 @@ pub(crate) enum RegisterOp {
         expected: u64,
         held: Option<bool>,
     },
+    /// A restore brought this version.
+    Restore(Option<u64>),
     /// Default or consistent; `stale` ones are judged elsewhere.
     Get {
         found: Option<u64>,
@@ -45,6 +47,7 @@ impl Object for Register {
                 answer(held, holds).then_some(next)
             }
             RegisterOp::Delete => Some(Self(None)),
+            RegisterOp::Restore(version) => Some(Self(*version)),
             RegisterOp::DeleteCas { expected, held } => {
                 let holds = self.0.is_none_or(|now| now == *expected);
                 let next = if holds { Self(None) } else { self.clone() };
@@ -59,7 +62,7 @@ impl Object for Register {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Lock {
     holder: Option<SessionId>,
-    ended: BTreeSet<SessionId>,
+    live: BTreeSet<SessionId>,
 }
 
 /// How an acquisition was answered.
@@ -73,10 +76,29 @@ pub(crate) enum Acquired {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LockOp {
-    Acquire { session: SessionId, answer: Option<Acquired> },
-    Release { session: SessionId, held: Option<bool> },
-    End { session: SessionId },
-    Look { holder: Option<SessionId> },
+    /// A session begins.
+    Begin {
+        session: SessionId,
+    },
+    Acquire {
+        session: SessionId,
+        answer: Option<Acquired>,
+    },
+    Release {
+        session: SessionId,
+        held: Option<bool>,
+    },
+    End {
+        session: SessionId,
+    },
+    Look {
+        holder: Option<SessionId>,
+    },
+    /// A restore brought this holder and these sessions.
+    Restore {
+        holder: Option<SessionId>,
+        live: BTreeSet<SessionId>,
+    },
 }
 
 impl Object for Lock {
@@ -87,10 +109,10 @@ impl Object for Lock {
         match op {
             LockOp::Acquire { session, answer } => {
                 let free = self.holder.is_none_or(|holder| holder == *session);
-                let says = match (self.ended.contains(session), free) {
-                    (true, _) => Acquired::NoSession,
-                    (false, true) => Acquired::Yes,
-                    (false, false) => Acquired::No,
+                let says = match (self.live.contains(session), free) {
+                    (false, _) => Acquired::NoSession,
+                    (true, true) => Acquired::Yes,
+                    (true, false) => Acquired::No,
                 };
                 if says == Acquired::Yes {
                     next.holder = Some(*session);
@@ -105,12 +127,17 @@ impl Object for Lock {
                 held.is_none_or(|held| held == holds).then_some(next)
             }
             LockOp::End { session } => {
-                next.ended.insert(*session);
+                next.live.remove(session);
                 if self.holder == Some(*session) {
                     next.holder = None;
                 }
                 Some(next)
             }
+            LockOp::Begin { session } => {
+                next.live.insert(*session);
+                Some(next)
+            }
+            LockOp::Restore { holder, live } => Some(Self { holder: *holder, live: live.clone() }),
             LockOp::Look { holder } => (self.holder == *holder).then_some(next),
         }
     }
@@ -127,7 +154,12 @@ mod tests {
     fn a_lock_has_one_holder_and_falls_free_with_its_session() {
         let acquire = |session, answer| LockOp::Acquire { session, answer: Some(answer) };
         let mut lock = Lock::default();
+        let restored = |holder, live| LockOp::Restore { holder, live: BTreeSet::from([live]) };
         for (op, fits) in [
+            (acquire(A, Acquired::Yes), false),
+            (acquire(A, Acquired::NoSession), true),
+            (LockOp::Begin { session: A }, true),
+            (LockOp::Begin { session: B }, true),
             (acquire(A, Acquired::No), false),
             (acquire(A, Acquired::Yes), true),
             (acquire(B, Acquired::Yes), false),
@@ -141,6 +173,10 @@ mod tests {
             (acquire(A, Acquired::NoSession), true),
             (acquire(B, Acquired::Yes), true),
             (LockOp::Release { session: B, held: Some(true) }, true),
+            (restored(Some(A), A), true),
+            (acquire(B, Acquired::NoSession), true),
+            (LockOp::Release { session: A, held: Some(true) }, true),
+            (acquire(A, Acquired::Yes), true),
         ] {
             let next = lock.step(&op);
             assert_eq!(next.is_some(), fits, "{op:?} on {lock:?}");

@@ -15,6 +15,7 @@ use crate::client::{Client, NODE, REGISTERS, register_key};
 use crate::disk::FAST;
 use crate::history::Counts;
 use crate::nemesis;
+use crate::restorer;
 use crate::scenario::Scenario;
 use crate::world::{Running, World};
 
@@ -148,6 +149,9 @@ async fn story(world: &Arc<World>) {
 
 async fn tell(world: &Arc<World>) -> Result<(), String> {
     let scenario = &world.scenario;
+    if scenario.restorers > 0 {
+        world.invariants().restores.keep();
+    }
     for number in 1..=scenario.voters {
         world.add(number, true)?;
         world.start(number).await;
@@ -164,6 +168,9 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     }
     for number in 100..102 {
         clients.spawn("session", Client::new(world, number).run_ttl(clients.token()));
+    }
+    for _ in 0..scenario.restorers {
+        clients.spawn("restorer", restorer::run(Arc::clone(world), clients.token()));
     }
     let watchers = world.tasks.child();
     for number in 0..REGISTERS {
@@ -185,6 +192,9 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
         return Err(format!("clients wait for ever: {:?}", stopped.unfinished));
     }
     calm(world).await?;
+    if scenario.restorers > 0 {
+        restorer::calm(world).await?;
+    }
     watchers.stop();
     equal(world).await?;
     let invariants = world.invariants();

@@ -18,6 +18,8 @@ pub struct Scenario {
     pub chaos: Duration,
     /// Clients that read and write.
     pub clients: usize,
+    /// Clients that save archives and restore them; with any, one is restored in the calm too.
+    pub restorers: usize,
     /// Bounds of a client's pause, in milliseconds.
     pub think_ms: (u64, u64),
     /// Entries after which a snapshot is taken.
@@ -128,12 +130,18 @@ impl Scenario {
             spares,
             chaos: Duration::from_secs(40),
             clients: 5,
+            restorers: 0,
             think_ms: (0, 120),
             snapshot_every: 20 + seed % 7 * 40,
             pause_ms: (50, 1_500),
             faults: Faults::ALL,
             bug: None,
         }
+    }
+
+    /// All faults, and archives that are saved and restored meanwhile.
+    pub fn restores(seed: u64) -> Self {
+        Self { restorers: 2, ..Self::new(seed) }
     }
 
     /// Three servers of which one reaches for the leadership of another, and many clients that read.

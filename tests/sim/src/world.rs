@@ -197,6 +197,7 @@ impl World {
             autopilot: model::row::AutopilotV1::default(),
             disk_reserve_bytes: 0,
             grpc_port: None,
+            snapshot_schedule: None,
         }
     }
 

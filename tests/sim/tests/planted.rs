@@ -75,3 +75,8 @@ fn a_stale_read_answered_as_consistent() {
 fn a_session_that_ends_early() {
     find(Bug::SessionEndedEarly, Scenario::new);
 }
+
+#[test]
+fn a_restore_that_tells_nobody() {
+    find(Bug::RestoreWithoutEpoch, Scenario::restores);
+}

@@ -11,6 +11,8 @@ const SEEDS_LEAST: u64 = 50;
 const SEEDS_TIME: Duration = Duration::from_secs(150);
 /// The same, of those that let one server reach for another's leadership.
 const USURPERS_LEAST: u64 = 5;
+/// The same, of those that save archives and restore them.
+const RESTORES_LEAST: u64 = 10;
 
 fn variable(name: &str) -> Option<u64> {
     #[expect(clippy::disallowed_methods, reason = "the way to say which seeds to run")]
@@ -84,4 +86,9 @@ fn seeds() {
 #[test]
 fn usurpers() {
     all_well("seeds::usurpers", USURPERS_LEAST, Duration::ZERO, Scenario::usurpers);
+}
+
+#[test]
+fn restores() {
+    all_well("seeds::restores", RESTORES_LEAST, Duration::ZERO, Scenario::restores);
 }

@@ -29,6 +29,11 @@ impl Expiry {
         }
     }
 
+    /// A restore may have brought ended ones back.
+    pub(super) fn restored(&mut self) {
+        self.ended.clear();
+    }
+
     /// How many were ended.
     pub(crate) fn count(&self) -> usize {
         self.ended.len()

@@ -8,6 +8,7 @@ mod matching;
 mod monotone;
 mod order;
 mod replicas;
+pub(crate) mod restores;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) struct Invariants {
     pub(crate) ledger: Ledger,
     pub(crate) reference: Reference,
     pub(crate) expiry: expiry::Expiry,
+    pub(crate) restores: restores::Restores,
     leaders: leaders::Leaders,
     matching: matching::Matching,
     completeness: completeness::Completeness,
@@ -78,7 +80,11 @@ impl Invariants {
                 self.expiry.see(entry, sight.now_us)?;
             }
         }
-        self.reference.follow(&self.ledger)?;
+        let before = self.restores.happened().len();
+        self.reference.follow(&self.ledger, &mut self.restores)?;
+        if self.restores.happened().len() > before {
+            self.expiry.restored();
+        }
         self.reference.see(sight)?;
         self.read.insert((sight.server, sight.start), end);
         Ok(())

@@ -9,6 +9,7 @@ use model::row::KvV1;
 use state::State;
 use std::sync::Arc;
 
+use super::restores::Restores;
 use super::{Ledger, Sight};
 
 /// Looks after which a server's whole state is checked again.
@@ -26,10 +27,15 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    pub(super) fn follow(&mut self, ledger: &Ledger) -> Result<(), String> {
+    pub(super) fn follow(
+        &mut self,
+        ledger: &Ledger,
+        restores: &mut Restores,
+    ) -> Result<(), String> {
         while let Some(committed) = ledger.get(self.next) {
             if let Some(envelope) = &committed.envelope {
                 let index = LogIndex(self.next);
+                let epoch = self.state.epoch();
                 let done = state::apply(&mut self.state, &[(index, envelope.clone())]);
                 for change in done.iter().flat_map(|(_, changes)| changes) {
                     if let Some(state::Row::Kv(row)) = &change.after {
@@ -37,6 +43,7 @@ impl Reference {
                     }
                 }
                 self.hashes.insert(index, self.state.hash());
+                restores.see(index, &envelope.command, &self.state, self.state.epoch() != epoch)?;
                 if self.next.is_multiple_of(VERIFY_EVERY) {
                     self.state.verify().map_err(|what| format!("state: {what}"))?;
                 }
