@@ -186,6 +186,7 @@ impl Op {
 }
 
 /// An operation of a transaction, as a door read it.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, 128 at most")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TxnOp {
     /// One to do.

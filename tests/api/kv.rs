@@ -107,7 +107,7 @@ fn a_blocking_read_wakes_on_its_key_and_on_nothing_else() {
 #[test]
 fn a_transaction_is_done_whole_or_not_at_all() {
     let (_dir, dev) = dev();
-    let put = |body: serde_json::Value| dev.http("PUT", "/v1/txn", &body.to_string());
+    let put = |body: serde_json::Value| dev.http("PUT", "/v1/txn", body.to_string());
     let done = put(json!([
         {"KV": {"Verb": "set", "Key": "t/a", "Value": "eA==", "Flags": 3}},
         {"KV": {"Verb": "get", "Key": "t/a"}},
