@@ -169,8 +169,9 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     for number in 100..102 {
         clients.spawn("session", Client::new(world, number).run_ttl(clients.token()));
     }
+    let restorers = world.tasks.child();
     for _ in 0..scenario.restorers {
-        clients.spawn("restorer", restorer::run(Arc::clone(world), clients.token()));
+        restorers.spawn("restorer", restorer::run(Arc::clone(world), restorers.token()));
     }
     let watchers = world.tasks.child();
     for number in 0..REGISTERS {
@@ -185,11 +186,16 @@ async fn tell(world: &Arc<World>) -> Result<(), String> {
     faults.spawn_until_stop("nemesis", nemesis::run(Arc::clone(world)));
     sleep(scenario.chaos).await;
     faults.stop();
+    // Each restore begins the duties of the leader anew, and with them the minute after which a
+    // removed server is added again.
+    restorers.stop();
     world.hush(false);
     heal(world).await?;
-    let stopped = clients.stop_and_wait(DRAIN_MAX).await;
-    if !stopped.unfinished.is_empty() {
-        return Err(format!("clients wait for ever: {:?}", stopped.unfinished));
+    for asking in [&restorers, &clients] {
+        let stopped = asking.stop_and_wait(DRAIN_MAX).await;
+        if !stopped.unfinished.is_empty() {
+            return Err(format!("clients wait for ever: {:?}", stopped.unfinished));
+        }
     }
     calm(world).await?;
     if scenario.restorers > 0 {
