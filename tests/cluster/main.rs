@@ -7,6 +7,7 @@ mod support;
 
 mod archive;
 mod damage;
+mod data;
 mod disk;
 mod elections;
 mod faults;
