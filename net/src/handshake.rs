@@ -9,8 +9,7 @@ use std::io;
 use model::{NodeId, wire};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::{Channel, Identity, Refusal, Role};
 
@@ -69,7 +68,7 @@ pub(crate) struct Introduced {
 
 /// Introduces us and reads the verdict. The caller limits the time.
 pub(crate) async fn open(
-    socket: &mut TcpStream,
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
     us: &Identity,
     channel: Channel,
 ) -> Result<Introduced, HandshakeError> {
@@ -99,7 +98,7 @@ pub(crate) async fn open(
 
 /// Reads an introduction, judges it and answers. The caller limits the time.
 pub(crate) async fn accept(
-    socket: &mut TcpStream,
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
     us: &Identity,
 ) -> Result<Introduced, HandshakeError> {
     let protocol = socket.read_u8().await?;
@@ -165,7 +164,7 @@ fn put<T: Serialize>(to: &mut Vec<u8>, value: &T) {
 }
 
 /// `None`: bytes that are not of this type.
-async fn get<T: DeserializeOwned>(socket: &mut TcpStream) -> io::Result<Option<T>> {
+async fn get<T: DeserializeOwned>(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<T>> {
     let length = usize::from(socket.read_u16().await?);
     if length > BODY_BYTES_MAX {
         return Ok(None);

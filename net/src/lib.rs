@@ -24,6 +24,8 @@ mod client;
 mod error;
 mod flow;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod handshake;
 mod inbound;
 mod ledger;

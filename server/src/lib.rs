@@ -19,6 +19,8 @@ mod bootstrap;
 pub mod config;
 pub mod consensus;
 mod endpoint;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod leader;
 #[cfg(feature = "planted")]
 pub mod planted;

@@ -55,6 +55,13 @@ mod upkeep;
 #[cfg(test)]
 mod tests;
 
+/// Reads a record with its checksum as it is, and with the right one, so that what is behind it is
+/// reached too.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_log_record(bytes: &[u8]) {
+    log::fuzz_record(bytes);
+}
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

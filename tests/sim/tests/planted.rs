@@ -3,7 +3,7 @@
 use sim::{Bug, Report, Scenario, run};
 
 /// Runs until one fails, at most this many.
-const RUNS_MAX: u64 = 40;
+const RUNS_MAX: u64 = 80;
 
 fn find(bug: Bug, scenario: impl Fn(u64) -> Scenario) -> Report {
     for seed in 1..=RUNS_MAX {

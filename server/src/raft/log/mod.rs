@@ -38,6 +38,13 @@ use self::writer::{Job, QUEUE_MAX, Start, Work, Writer};
 use super::fault::{OnFault, StartError};
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 
+/// See [`super::fuzz_log_record`].
+#[cfg(fuzzing)]
+pub(super) fn fuzz_record(bytes: &[u8]) {
+    let _ = record::open_entry(7, bytes);
+    let _ = record::open_entry(7, &record::sealed(7, bytes));
+}
+
 /// Bytes of entries in one AppendEntries and in one step of a replay; a larger entry goes alone.
 pub(crate) const APPEND_BYTES_MAX: usize = 1 << 20;
 

@@ -49,6 +49,14 @@ pub(super) fn open<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, R
     Ok(wire::decode(Kind::RaftRecord, body, limit).map_err(MirrorError::from)?)
 }
 
+/// These bytes with the checksum that they would have under an index.
+#[cfg(fuzzing)]
+pub(super) fn sealed(index: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = body.to_vec();
+    bytes.extend_from_slice(&checksum(&index.to_le_bytes(), body).to_le_bytes());
+    bytes
+}
+
 /// Record of a log entry.
 pub(super) fn seal_entry(entry: &Entry) -> Vec<u8> {
     seal(&entry.log_id.index.to_le_bytes(), &EntryV1::from(entry))

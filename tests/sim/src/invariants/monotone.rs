@@ -8,10 +8,13 @@ use server::sim::At;
 
 use super::{Sight, index};
 
+/// Term, last entry committed, last entry applied.
+type Reached = (u64, Option<At>, Option<At>);
+
 #[derive(Default)]
 pub(super) struct Monotone {
     votes: BTreeMap<u8, (u64, NodeId, bool)>,
-    reached: BTreeMap<(u8, u64), (u64, Option<At>, Option<At>)>,
+    reached: BTreeMap<(u8, u64), Reached>,
 }
 
 impl Monotone {
