@@ -1,4 +1,4 @@
-//! Parsers of bytes from strangers, for the targets in `fuzz/`; only built for them.
+//! Parsers of bytes from strangers, for the targets in `fuzz/` and for tests; built for them alone.
 
 use bytes::BytesMut;
 use model::NodeId;
@@ -18,7 +18,7 @@ pub fn frames(bytes: &[u8]) {
         let mut again = BytesMut::new();
         frame.encode(&mut again);
         let back = FrameDecoder::new(FRAME_BYTES_MAX * 2).decode(&mut again);
-        assert!(matches!(back, Ok(Some(_))), "what was read can be written and read again");
+        assert_eq!(back.ok().flatten(), Some(frame), "what was read can be written and read again");
     }
 }
 
@@ -37,4 +37,19 @@ pub fn handshake(bytes: &[u8]) {
         let mut socket = tokio::io::join(bytes, tokio::io::sink());
         let _ = handshake::open(&mut socket, &us, Channel::Rpc).await;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_stranger_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            super::frames(&bytes);
+            super::handshake(&bytes);
+            // Past what tells our protocol from others.
+            super::handshake(&[b"MSTR\x01\x01", &bytes[..]].concat());
+        }
+    }
 }

@@ -24,7 +24,7 @@ mod client;
 mod error;
 mod flow;
 mod frame;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod handshake;
 mod inbound;

@@ -1,4 +1,4 @@
-//! Parsers of bytes from disks, for the targets in `fuzz/`; only built for them.
+//! Parsers of bytes from disks, for the targets in `fuzz/` and for tests; built for them alone.
 
 /// A record of the log file, as it stands under an index.
 pub fn log_record(bytes: &[u8]) {
@@ -27,4 +27,18 @@ pub fn snapshot_blocks(bytes: &[u8]) {
 /// An archive of a state.
 pub fn archive(bytes: &[u8]) {
     let _ = crate::raft::archive::inspect(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_disk_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            super::log_record(&bytes);
+            super::snapshot_blocks(&bytes);
+            super::archive(&bytes);
+        }
+    }
 }

@@ -19,7 +19,7 @@ mod bootstrap;
 pub mod config;
 pub mod consensus;
 mod endpoint;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod leader;
 #[cfg(feature = "planted")]

@@ -57,7 +57,7 @@ mod tests;
 
 /// Reads a record with its checksum as it is, and with the right one, so that what is behind it is
 /// reached too.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_log_record(bytes: &[u8]) {
     log::fuzz_record(bytes);
 }

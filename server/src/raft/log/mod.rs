@@ -39,7 +39,7 @@ use super::fault::{OnFault, StartError};
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 
 /// See [`super::fuzz_log_record`].
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn fuzz_record(bytes: &[u8]) {
     let _ = record::open_entry(7, bytes);
     let _ = record::open_entry(7, &record::sealed(7, bytes));

@@ -50,7 +50,7 @@ pub(super) fn open<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, R
 }
 
 /// These bytes with the checksum that they would have under an index.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn sealed(index: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = body.to_vec();
     bytes.extend_from_slice(&checksum(&index.to_le_bytes(), body).to_le_bytes());
