@@ -120,8 +120,7 @@ impl Peers for NetPeers {
         let call = self.0.call(server, Channel::Rpc, method::ASK, body, limit);
         Box::pin(async move {
             let bytes = call.await.map_err(unsent)?;
-            wire::decode::<Answer>(Kind::Answer, &bytes, Limits::default().frame_bytes_max)
-                .unwrap_or_else(|error| Err(RpcError::Protocol(error.to_string())))
+            decode_answer(&bytes)
         })
     }
 
@@ -139,10 +138,7 @@ impl Peers for NetPeers {
             let Some(answer) = messages.next().await else {
                 return Err(RpcError::Protocol("a stream without an answer".to_owned()));
             };
-            let reply =
-                wire::decode::<Answer>(Kind::Answer, &answer?, Limits::default().frame_bytes_max);
-            let reply = reply.unwrap_or_else(|error| Err(RpcError::Protocol(error.to_string())))?;
-            Ok((reply, messages))
+            Ok((decode_answer(&answer?)?, messages))
         };
         Box::pin(async move {
             let late = || Err(NetError::Timeout(server).into());
@@ -161,6 +157,11 @@ impl Peers for NetPeers {
     ) -> BoxFuture<'static, Result<Info, RpcError>> {
         self.call(server, method::SERVER_INFO, message(&question), INFO_TIMEOUT)
     }
+}
+
+fn decode_answer(bytes: &[u8]) -> Answer {
+    wire::decode::<Answer>(Kind::Answer, bytes, Limits::default().frame_bytes_max)
+        .unwrap_or_else(|error| Err(RpcError::Protocol(error.to_string())))
 }
 
 /// A request that no handler saw may be tried again whatever it is.
